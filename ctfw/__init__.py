@@ -1,0 +1,41 @@
+"""ctfw, a stateful firewall for a Linux gateway that lives in user space. This page is the map.
+
+The way of one packet::
+
+    NFQUEUE --> nfqueue --> engine.handle(bytes, hook, interfaces, mark, now) --> verdict --> nfqueue --> kernel
+                              |
+                              |- packet.decode       bytes -> Packet, or the reason why not
+                              |- conntrack.track     Packet -> connection, state, direction; the state machine steps NOW
+                              |- ruleset.evaluate    the first rule that matches gives the verdict
+                              '- only if accepted:   helper (may expect a RELATED connection, may drop),
+                                                     then confirm (the connection enters the table)
+
+The order is the kernel's, and it is written in one function, ``engine.Engine.handle``. Every packet is answered exactly
+once. Nothing on this path does I/O other than the queue itself, reads a clock, parses text, logs, or imports scapy.
+
+Who lives where, lowest first; a module imports only what stands above it in this list, and a test says so:
+
+==================  ====================================================================================================
+``reason``          why a packet is INVALID or was dropped before the rules: numbers, names, sentences
+``packet``          headers -> Packet; ``checksum`` verifies what a network card did not; ``packet_text`` prints one
+``conntrack/``      mechanism, no policy: the table, the state machines, expectations, helpers, records
+``ruleset/``        compiled rules and their evaluation; sets; rate limits
+``engine``          bytes -> verdict
+``nfqueue``         the kernel's queue: receive, give verdicts, count every loss
+``config/``         YAML -> settings and rules; the only importer of yaml
+``service/``        control socket, journal, sd_notify, packet record
+``tools/``          what people ask: replay of captures; the only importers of scapy
+``daemon``          the event loop that holds queue, control socket, signals and ticks together
+``cli/``            the command, one file per family of sub-commands
+==================  ====================================================================================================
+
+Core and shell: up to ``engine`` everything takes bytes and ``now`` and returns values. No clock, socket, file, log or
+random number; times are integers in nanoseconds from any steady origin. The shell (``nfqueue`` and above) reads the
+clock once a batch, counts, logs and answers.
+
+Two builds of one source: the modules from ``reason`` to ``nfqueue`` are plain typed Python that mypyc compiles as one
+group at installation; they run uncompiled with the same results (``CTFW_PURE=1 pip install .``), and the same tests
+run against both. ``ctfw --version`` says which one runs.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""One file per helper; ``inspect`` picks the one of a connection."""

@@ -1,0 +1,120 @@
+"""A connection as the kernel prints it: /proc/net/nf_conntrack, ``conntrack -L``, and the same as a dictionary.
+
+Formats: CONNTRACK.md section 8. For people and programs that ask; the packet's way never comes here.
+"""
+
+import socket
+from typing import Any
+
+from ctfw.conntrack.conn import Conn
+from ctfw.conntrack.expect import Expectation
+from ctfw.conntrack.settings import SECOND
+from ctfw.conntrack.state import ASSURED, SEEN_REPLY
+from ctfw.conntrack.tcp import STATE_NAMES
+from ctfw.packet import GRE, ICMP, ICMPV6, TCP, is_port_protocol
+
+_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 58: "icmpv6", 132: "sctp", 136: "udplite"}
+
+
+class Tuple:
+    """One direction of a connection, taken apart for printing."""
+
+    def __init__(self, key: bytes) -> None:
+        size = 4 if len(key) == 13 else 16
+        parts = key[1 + 2 * size :]
+        self.proto = key[0]
+        self.is_ipv4 = size == 4
+        self.src = key[1 : 1 + size]
+        self.dst = key[1 + size : 1 + 2 * size]
+        self.sport = int.from_bytes(parts[:2], "big")
+        self.dport = int.from_bytes(parts[2:4], "big")
+
+
+def _address(address: bytes, full: bool) -> str:
+    if len(address) == 4:
+        return socket.inet_ntop(socket.AF_INET, address)
+    if full:
+        return ":".join(f"{address[i]:02x}{address[i + 1]:02x}" for i in range(0, 16, 2))
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+def _tuple_text(key: bytes, full: bool) -> str:
+    one = Tuple(key)
+    text = f"src={_address(one.src, full)} dst={_address(one.dst, full)} "
+    if is_port_protocol(one.proto):
+        return text + f"sport={one.sport} dport={one.dport} "
+    if one.proto in (ICMP, ICMPV6):
+        return text + f"type={one.dport >> 8} code={one.dport & 0xFF} id={one.sport} "
+    if one.proto == GRE:
+        return text + f"srckey=0x{one.sport:x} dstkey=0x{one.dport:x} "
+    return text
+
+
+def _state_text(conn: Conn) -> str:
+    if conn.key[0] == TCP:
+        return STATE_NAMES[conn.l4state] + " "
+    return ""
+
+
+def seconds_left(conn: Conn, now: int) -> int:
+    """Whole seconds until the connection expires; 0 when it has."""
+    return max(conn.expires - now, 0) // SECOND
+
+
+def _body(conn: Conn, now: int, full: bool) -> str:
+    return (
+        f"{seconds_left(conn, now)} {_state_text(conn)}{_tuple_text(conn.key, full)}"
+        f"{'' if conn.status & SEEN_REPLY else '[UNREPLIED] '}{_tuple_text(conn.reply_key, full)}"
+        f"{'[ASSURED] ' if conn.status & ASSURED else ''}mark={conn.mark} "
+    )
+
+
+def proc_line(conn: Conn, now: int) -> str:
+    """The connection as a line of /proc/net/nf_conntrack."""
+    proto = conn.key[0]
+    family = "ipv4     2" if len(conn.key) == 13 else "ipv6     10"
+    return f"{family} {_NAMES.get(proto, 'unknown'):<8} {proto} {_body(conn, now, True)}zone=0 use=2"
+
+
+def conntrack_line(conn: Conn, now: int) -> str:
+    """The connection as ``conntrack -L`` prints it."""
+    proto = conn.key[0]
+    return f"{_NAMES.get(proto, 'unknown'):<8} {proto} {_body(conn, now, False)}use=1"
+
+
+def _tuple_dict(key: bytes) -> dict[str, Any]:
+    one = Tuple(key)
+    found: dict[str, Any] = {"src": _address(one.src, False), "dst": _address(one.dst, False)}
+    if is_port_protocol(one.proto):
+        found |= {"sport": one.sport, "dport": one.dport}
+    elif one.proto in (ICMP, ICMPV6):
+        found |= {"type": one.dport >> 8, "code": one.dport & 0xFF, "id": one.sport}
+    return found
+
+
+def as_dict(conn: Conn, now: int) -> dict[str, Any]:
+    """The connection as plain data, for JSON: seconds for ``timeout``, the kernel's words for the rest."""
+    proto = conn.key[0]
+    return {
+        "family": "ipv4" if len(conn.key) == 13 else "ipv6",
+        "proto": _NAMES.get(proto, str(proto)),
+        "protonum": proto,
+        "timeout": seconds_left(conn, now),
+        "state": _state_text(conn).strip() or None,
+        "original": _tuple_dict(conn.key),
+        "reply": _tuple_dict(conn.reply_key),
+        "unreplied": not conn.status & SEEN_REPLY,
+        "assured": bool(conn.status & ASSURED),
+        "mark": conn.mark,
+    }
+
+
+def expect_line(one: Expectation, now: int) -> str:
+    """The expectation as a line of /proc/net/nf_conntrack_expect."""
+    family = 2 if len(one.dst) == 4 else 10
+    src = one.src if one.src else b"\0" * len(one.dst)
+    return (
+        f"{max(one.expires - now, 0) // SECOND} l3proto = {family} proto={one.proto} "
+        f"src={_address(src, True)} dst={_address(one.dst, True)} sport=0 "
+        f"dport={int.from_bytes(one.dport, 'big')} {one.helper_name()}"
+    )

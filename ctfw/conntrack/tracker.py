@@ -1,0 +1,259 @@
+"""Connection tracking as the packet's way sees it: ``track`` before the rules, ``confirm`` after they accepted.
+
+The life of a connection: the first packet of an unknown tuple gets a connection that is in no table yet. If the rules
+accept the packet, ``confirm`` runs the helper and puts it in; if not, nothing remains, and the next packet is first
+again. For a known connection the protocol's state machine has already stepped when the rules are asked: dropping the
+packet does not undo that. The first reply sets SEEN_REPLY only after the protocol has looked, so that it still sees
+itself as the first. All this is the kernel's order (CONNTRACK.md section 1).
+
+``track`` writes state, direction and reason on the packet. State 0 means that conntrack itself drops it: no rule is
+asked. Holds no clock: ``now`` is nanoseconds of any steady clock, the same for all calls.
+"""
+
+from mypy_extensions import i64
+
+from ctfw import reason
+from ctfw.checksum import is_checksum_good
+from ctfw.conntrack import generic, icmp, tcp, udp
+from ctfw.conntrack.conn import Conn
+from ctfw.conntrack.expect import Expectation, Expectations
+from ctfw.conntrack.helpers.inspect import inspect
+from ctfw.conntrack.settings import Settings
+from ctfw.conntrack.state import (
+    CONFIRMED,
+    DYING,
+    ESTABLISHED,
+    EXPECTED,
+    INVALID,
+    NEW,
+    RELATED,
+    SEEN_REPLY,
+    UNTRACKED,
+)
+from ctfw.conntrack.table import Table
+from ctfw.packet import GRE, ICMP, ICMPV6, NO_DIRECTION, ORIGINAL, REPLY, TCP, UDP, UDPLITE, Packet, inverse
+
+
+class Stats:
+    """What happened, under the names of ``conntrack -S`` (and ``expired``, which that does not count)."""
+
+    def __init__(self) -> None:
+        self.found: i64 = 0
+        self.invalid: i64 = 0
+        self.insert: i64 = 0
+        self.insert_failed: i64 = 0
+        self.drop: i64 = 0
+        self.early_drop: i64 = 0
+        self.error: i64 = 0
+        self.search_restart: i64 = 0
+        self.expired: i64 = 0
+        self.expect_new: i64 = 0
+        self.expect_create: i64 = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return {
+            "found": self.found, "invalid": self.invalid, "insert": self.insert, "insert_failed": self.insert_failed,
+            "drop": self.drop, "early_drop": self.early_drop, "error": self.error,
+            "search_restart": self.search_restart, "expired": self.expired, "expect_new": self.expect_new,
+            "expect_create": self.expect_create,
+        }  # fmt: skip
+
+
+class ConnTrack:
+    """The engine's memory. ``secret``: see ctfw.conntrack.table."""
+
+    def __init__(self, settings: Settings, secret: bytes = bytes(range(256))) -> None:
+        self.settings = settings
+        self.stats = Stats()
+        self.table = Table(secret)
+        self._expectations = Expectations()
+
+    def track(self, packet: Packet, check: bool, now: i64) -> Conn | None:
+        """Says what the packet is: writes its state, direction and reason, and returns its connection if it has one.
+
+        ``check``: its checksum is still to be verified. The connection of a NEW packet is unconfirmed until
+        ``confirm``. Never raises, whatever the bytes.
+        """
+        if packet.reason != 0:
+            return self._invalid(packet, packet.reason)
+        proto = packet.proto
+        must_check = check and self.settings.checksum
+        if proto == ICMP or proto == ICMPV6:
+            if must_check and not is_checksum_good(packet):
+                return self._invalid(packet, reason.CHECKSUM)
+            kind = icmp.classify(packet)
+            if kind == icmp.UNTRACK:
+                packet.state = UNTRACKED
+                return None
+            if kind == icmp.ERROR:
+                return self._track_error(packet, now)
+            if kind != icmp.QUERY:
+                return self._invalid(packet, kind)
+        conn = self._resolve(packet, now)
+        if conn is None:
+            return None
+        answer = self._step(conn, packet, must_check, now)
+        if answer == tcp.REOPENED:
+            # The tuple's former connection is over. What is found now is unconfirmed, so it cannot happen again.
+            self.stats.search_restart += 1
+            self.table.remove(conn)
+            conn = self._resolve(packet, now)
+            if conn is None:
+                return None
+            answer = self._step(conn, packet, must_check, now)
+        if answer > 0:
+            return self._invalid(packet, answer)
+        if answer == tcp.ASSURE:
+            self.table.assure(conn)
+        elif answer == tcp.DELETE:
+            self.table.remove(conn)
+        if packet.direction == REPLY:
+            conn.status |= SEEN_REPLY
+        return conn
+
+    def confirm(self, packet: Packet, conn: Conn, now: i64) -> i64:
+        """For a packet that the rules accepted: runs the helper, then puts a new connection into the table.
+
+        Returns 0, or the reason why the packet must be dropped after all.
+        """
+        if conn.helper != 0 and packet.proto == conn.key[0]:
+            answer = inspect(conn, packet, self._expectations, self.settings, now)
+            if answer != 0:
+                self.stats.drop += 1
+                return answer
+        if conn.status & (CONFIRMED | DYING) == 0:
+            if not self.table.insert(conn, now):
+                self.stats.insert_failed += 1
+                self.stats.drop += 1
+                return reason.CLASH
+            self.stats.insert += 1
+        return 0
+
+    def sweep(self, now: i64) -> None:
+        """One bounded step of freeing what has expired; to be called about ten times a second."""
+        self.stats.expired += self.table.sweep(now)
+        if self._expectations.count:
+            self._expectations.sweep(now)
+
+    def expectations(self) -> list[Expectation]:
+        """The expectations, expired ones included."""
+        return self._expectations.all()
+
+    def remove(self, conn: Conn) -> None:
+        """Takes one connection and its expectations out."""
+        self.table.remove(conn)
+        self._expectations.remove_master(conn)
+
+    def flush(self) -> None:
+        """Forgets every connection and expectation."""
+        self.table.clear()
+        self._expectations = Expectations()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """New settings from the next packet on. What a connection was given by the old ones it keeps."""
+        self.settings = settings
+
+    def _invalid(self, packet: Packet, why: i64) -> Conn | None:
+        packet.state = INVALID
+        packet.direction = NO_DIRECTION
+        packet.reason = why
+        self.stats.invalid += 1
+        return None
+
+    def _resolve(self, packet: Packet, now: i64) -> Conn | None:
+        """The packet's connection, known or new; writes state and direction. None: INVALID, or no room (state 0)."""
+        conn = self.table.find(packet.key, now)
+        if conn is None:
+            return self._create(packet, now)
+        if conn.key == packet.key:
+            packet.direction = ORIGINAL
+            if conn.status & SEEN_REPLY:
+                packet.state = ESTABLISHED
+            else:
+                packet.state = RELATED if conn.status & EXPECTED else NEW
+        else:
+            packet.direction = REPLY
+            packet.state = ESTABLISHED
+        return conn
+
+    def _create(self, packet: Packet, now: i64) -> Conn | None:
+        reply_key = inverse(packet.key)
+        if reply_key == b"":
+            return self._invalid(packet, reason.ICMP_NO_INVERSE)
+        settings = self.settings
+        if settings.max != 0 and len(self.table) >= settings.max:
+            if self.table.early_drop() is None:
+                packet.state = 0
+                packet.reason = reason.TABLE_FULL
+                self.stats.drop += 1
+                return None
+            self.stats.early_drop += 1
+        conn = Conn(packet.key, reply_key, now)
+        packet.direction = ORIGINAL
+        packet.state = NEW
+        expected = self._expectations.take(packet.key, now) if self._expectations.count else None
+        if expected is not None:
+            conn.status = EXPECTED
+            conn.master = expected.master
+            conn.mark = expected.master.mark
+            packet.state = RELATED
+            self.stats.expect_new += 1
+        elif settings.helpers and (packet.proto == TCP or packet.proto == UDP):
+            conn.helper = settings.helpers.get((packet.proto, packet.dport), 0)
+        return conn
+
+    def _step(self, conn: Conn, packet: Packet, must_check: bool, now: i64) -> i64:
+        """The protocol's judgement of the packet: 0, ASSURE, DELETE, REOPENED, or the reason why it is INVALID."""
+        proto = packet.proto
+        settings = self.settings
+        if proto == TCP:
+            answer = tcp.check_header(packet)
+            if answer != 0:
+                return answer
+            if must_check and not is_checksum_good(packet):
+                return reason.CHECKSUM
+            answer = tcp.check_flags(packet)
+            if answer != 0:
+                return answer
+            track = conn.tcp
+            if track is None:
+                answer = tcp.open_track(conn, packet, settings)
+                track = conn.tcp
+                if track is None:
+                    return answer
+            return tcp.track(conn, track, packet, packet.direction, now, settings)
+        if proto == UDP or proto == UDPLITE:
+            answer = udp.check(packet)
+            if answer != 0:
+                return answer
+            if must_check and not is_checksum_good(packet):
+                return reason.CHECKSUM
+            return udp.track(conn, proto == UDPLITE, now, settings)
+        if proto == ICMP or proto == ICMPV6:
+            kind: i64 = packet.data[packet.l4]
+            if conn.status & CONFIRMED == 0 and not icmp.is_query(proto, kind):
+                return reason.ICMP_NEW
+            conn.expires = now + (settings.icmp_timeout if proto == ICMP else settings.icmpv6_timeout)
+            return 0
+        if proto == GRE:
+            return generic.track_gre(conn, now, settings)
+        generic.track(conn, now, settings)
+        return 0
+
+    def _track_error(self, packet: Packet, now: i64) -> Conn | None:
+        """An ICMP error belongs to the connection of the packet that it quotes, and must go to that packet's sender."""
+        quoted = icmp.quoted_key(packet)
+        if quoted == b"":
+            return self._invalid(packet, reason.ICMP_ERROR_QUOTE)
+        key = inverse(quoted)
+        if key == b"":
+            return self._invalid(packet, reason.ICMP_ERROR_QUOTE)
+        conn = self.table.find(key, now)
+        if conn is None:
+            return self._invalid(packet, reason.ICMP_ERROR_UNKNOWN)
+        half = (len(key) - 5) >> 1
+        if key[1 + half : 1 + 2 * half] != packet.dst:
+            return self._invalid(packet, reason.ICMP_ERROR_ADDRESS)
+        packet.state = RELATED
+        packet.direction = ORIGINAL if conn.key == key else REPLY
+        return conn

@@ -1,0 +1,141 @@
+"""Sets that a packet's fields are looked up in: addresses, numbers, interface names.
+
+Addresses and numbers are sorted, merged intervals; a lookup is one binary search, whatever the size. Addresses compare
+as bytes, so that IPv4 and IPv6 need no two kinds of code. Negation is gone before a set is made: what a rule does not
+want is subtracted from everything (``subtract_numbers``, ``subtract_addresses``).
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from mypy_extensions import i64
+
+Interval = tuple[int, int]
+AddressInterval = tuple[bytes, bytes]
+
+EVERY_ADDRESS: Final[list[AddressInterval]] = [(b"\0" * 4, b"\xff" * 4), (b"\0" * 16, b"\xff" * 16)]
+EVERY_NUMBER: Final[list[Interval]] = [(0, 65535)]
+
+
+def merge_numbers(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same numbers as sorted intervals with gaps between them."""
+    merged: list[Interval] = []
+    for first, last in sorted(intervals):
+        if merged and first <= merged[-1][1] + 1:
+            if last > merged[-1][1]:
+                merged[-1] = (merged[-1][0], last)
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def subtract_numbers(wanted: Iterable[Interval], unwanted: Iterable[Interval]) -> list[Interval]:
+    """The numbers in ``wanted`` that are not in ``unwanted``, merged."""
+    rest: list[Interval] = []
+    holes = merge_numbers(unwanted)
+    at = 0
+    for first, last in merge_numbers(wanted):
+        while at < len(holes) and holes[at][1] < first:
+            at += 1
+        hole = at
+        while hole < len(holes) and holes[hole][0] <= last:
+            if first < holes[hole][0]:
+                rest.append((first, holes[hole][0] - 1))
+            first = holes[hole][1] + 1
+            hole += 1
+        if first <= last:
+            rest.append((first, last))
+    return rest
+
+
+def _as_numbers(intervals: Iterable[AddressInterval], size: int) -> list[Interval]:
+    return [
+        (int.from_bytes(first, "big"), int.from_bytes(last, "big")) for first, last in intervals if len(first) == size
+    ]
+
+
+def merge_addresses(intervals: Iterable[AddressInterval]) -> list[AddressInterval]:
+    """The same addresses as sorted intervals with gaps between them, IPv4 first."""
+    return subtract_addresses(intervals, [])
+
+
+def subtract_addresses(wanted: Iterable[AddressInterval], unwanted: Iterable[AddressInterval]) -> list[AddressInterval]:
+    """The addresses in ``wanted`` that are not in ``unwanted``, merged, IPv4 first."""
+    wanted = list(wanted)
+    unwanted = list(unwanted)
+    rest: list[AddressInterval] = []
+    for size in (4, 16):
+        for first, last in subtract_numbers(_as_numbers(wanted, size), _as_numbers(unwanted, size)):
+            rest.append((first.to_bytes(size, "big"), last.to_bytes(size, "big")))
+    return rest
+
+
+class AddressSet:
+    """IPv4 and IPv6 addresses. Intervals are inclusive, of 4- or 16-byte addresses, in any order."""
+
+    def __init__(self, intervals: Iterable[AddressInterval]) -> None:
+        merged = merge_addresses(intervals)
+        self._firsts4: list[bytes] = [first for first, _ in merged if len(first) == 4]
+        self._lasts4: list[bytes] = [last for _, last in merged if len(last) == 4]
+        self._firsts6: list[bytes] = [first for first, _ in merged if len(first) == 16]
+        self._lasts6: list[bytes] = [last for _, last in merged if len(last) == 16]
+
+    def contains(self, address: bytes) -> bool:
+        """False for anything that is not 4 or 16 bytes long."""
+        if len(address) == 4:
+            firsts = self._firsts4
+            lasts = self._lasts4
+        elif len(address) == 16:
+            firsts = self._firsts6
+            lasts = self._lasts6
+        else:
+            return False
+        at = bisect_right(firsts, address)
+        return at > 0 and address <= lasts[at - 1]
+
+    def intervals(self) -> list[AddressInterval]:
+        """What the set holds, merged, IPv4 first."""
+        return list(zip(self._firsts4 + self._firsts6, self._lasts4 + self._lasts6, strict=True))
+
+
+class NumberSet:
+    """Whole numbers: ports, protocols, ICMP type << 8 | code. Intervals are inclusive, in any order."""
+
+    def __init__(self, intervals: Iterable[Interval]) -> None:
+        merged = merge_numbers(intervals)
+        self._firsts: list[int] = [first for first, _ in merged]
+        self._lasts: list[int] = [last for _, last in merged]
+        # A rule with one port or range is by far the most frequent: two comparisons.
+        self._first: i64 = self._firsts[0] if len(merged) == 1 else 1
+        self._last: i64 = self._lasts[0] if len(merged) == 1 else 0
+
+    def contains(self, number: i64) -> bool:
+        if self._first <= self._last:
+            return self._first <= number <= self._last
+        at = bisect_right(self._firsts, number)
+        return at > 0 and number <= self._lasts[at - 1]
+
+    def intervals(self) -> list[Interval]:
+        """What the set holds, merged."""
+        return list(zip(self._firsts, self._lasts, strict=True))
+
+
+class InterfaceSet:
+    """Interface names; a trailing ``+`` stands for any rest. A packet without the interface ("") is never contained."""
+
+    def __init__(self, names: Sequence[str], negated: Sequence[str] = ()) -> None:
+        self.names: tuple[str, ...] = tuple(names)
+        self.negated: tuple[str, ...] = tuple(negated)
+
+    def contains(self, name: str) -> bool:
+        if name == "" or _matches_any(self.negated, name):
+            return False
+        return len(self.names) == 0 or _matches_any(self.names, name)
+
+
+def _matches_any(patterns: tuple[str, ...], name: str) -> bool:
+    for pattern in patterns:
+        if pattern == name or (pattern.endswith("+") and name.startswith(pattern[:-1])):
+            return True
+    return False
