@@ -20,6 +20,7 @@ Who lives where, lowest first; a module imports only what stands above it in thi
 ``packet``          headers -> Packet; ``checksum`` verifies what a network card did not; ``packet_text`` prints one
 ``conntrack/``      mechanism, no policy: the table, the state machines, expectations, helpers, records
 ``ruleset/``        compiled rules and their evaluation; sets; rate limits
+``fragments``       later fragments get what their first one got
 ``engine``          bytes -> verdict
 ``nfqueue``         the kernel's queue: receive, give verdicts, count every loss
 ``config/``         YAML -> settings and rules; the only importer of yaml

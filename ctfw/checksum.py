@@ -18,7 +18,7 @@ def is_checksum_good(packet: Packet) -> bool:
     at = packet.l4
     end = packet.end
     proto = packet.proto
-    if end > len(data):
+    if end > len(data) or packet.more:
         return True
     covered = end
     if proto == ICMP and packet.family == AF_INET:

@@ -11,6 +11,7 @@ from ctfw import reason
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.state import STATE_NAMES
 from ctfw.conntrack.tracker import ConnTrack
+from ctfw.fragments import Datagram, Fragments, payload_size
 from ctfw.packet import HOOK_NAMES, NO_DIRECTION, Packet, decode
 from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.ruleset import Ruleset
@@ -59,6 +60,7 @@ class Engine:
         self.ruleset = ruleset
         self.counters = Counters()
         self._judgement = Judgement()
+        self._fragments = Fragments()
 
     def handle(
         self, data: bytes, length: i64, hook: i64, indev: str, outdev: str, mark: i64, check: bool, now: i64
@@ -70,16 +72,17 @@ class Engine:
         ``now`` is in nanoseconds, from the same clock at each call.
         """
         judgement = self._judgement
+        judgement.log = False
         packet = decode(data, length)
-        conn = self.tracker.track(packet, check, now)
         verdict: i64 = DROP
         rule: Rule | None = None
-        judgement.log = False
+        if packet.fragment != 0 and packet.reason == reason.FRAGMENT:
+            first = self._fragments.follow(packet, now)
+            if first is not None:
+                return self._follow(first, packet, hook, now)
+        conn = self.tracker.track(packet, check, now)
         if packet.state != 0:
             rule = self.ruleset.evaluate(packet, hook, indev, outdev)
-            rule.packets += 1
-            rule.bytes += length
-            rule.last = now
             verdict = rule.verdict
             log = rule.log
             if log is not None:
@@ -91,6 +94,30 @@ class Engine:
                     packet.reason = why
                     verdict = DROP
                     rule = None
+        if packet.more and packet.fragment == 0:
+            self._fragments.begin(packet, verdict, rule, conn, now)
+        return self._finish(packet, verdict, rule, conn, hook, now)
+
+    def _follow(self, first: Datagram, packet: Packet, hook: i64, now: i64) -> Judgement:
+        """A later fragment: what its datagram's first one got."""
+        packet.state = first.state
+        packet.direction = first.direction
+        packet.reason = 0
+        conn = first.conn
+        if conn is not None and first.verdict == ACCEPT:
+            self.tracker.extend(conn, packet, payload_size(packet))
+        return self._finish(packet, first.verdict, first.rule, conn, hook, now)
+
+    def _finish(
+        self, packet: Packet, verdict: i64, rule: Rule | None, conn: Conn | None, hook: i64, now: i64
+    ) -> Judgement:
+        """Counts the packet and fills in the judgement."""
+        judgement = self._judgement
+        length = packet.length
+        if rule is not None:
+            rule.packets += 1
+            rule.bytes += length
+            rule.last = now
         judgement.verdict = verdict
         judgement.state = packet.state
         judgement.direction = packet.direction

@@ -65,11 +65,14 @@ class Packet:
     """One packet's place of everything; made by ``decode`` alone.
 
     ``end`` is the offset behind the packet's last byte according to its IP header; it lies beyond ``len(data)`` when
-    the kernel copied only the packet's head. ``key`` is empty when ``reason`` is set by decode.
+    the kernel copied only the packet's head. ``key`` is empty when ``reason`` is set by decode. Of a fragment (one whose
+    datagram has others) ``identity`` is the offset of its identification, ``fragment`` its place in the datagram in
+    bytes, and ``more`` says that others follow behind it.
     """
 
     __slots__ = (
-        "data", "direction", "end", "family", "fragment", "key", "l4", "length", "proto", "reason", "state",
+        "data", "direction", "end", "family", "fragment", "identity", "key", "l4", "length", "more", "proto", "reason",
+        "state",
     )  # fmt: skip
 
     def __init__(self, data: bytes, length: i64) -> None:
@@ -80,6 +83,8 @@ class Packet:
         self.l4: i64 = 0
         self.end: i64 = 0
         self.fragment: i64 = 0
+        self.identity: i64 = 0
+        self.more: bool = False
         self.key: bytes = b""
         self.reason: i64 = 0
         self.state: i64 = 0
@@ -173,10 +178,14 @@ def _decode_ipv4(packet: Packet, data: bytes, size: i64, header: i64) -> None:
     if total < header or total > packet.length:
         packet.reason = reason.IP_LENGTH
         return
-    packet.fragment = ((read16(data, 6)) & 0x1FFF) << 3
-    if packet.fragment != 0:
-        packet.reason = reason.FRAGMENT
-        return
+    flags = read16(data, 6)
+    if flags & 0x3FFF != 0:
+        packet.identity = 4
+        packet.more = flags & 0x2000 != 0
+        packet.fragment = (flags & 0x1FFF) << 3
+        if packet.fragment != 0:
+            packet.reason = reason.FRAGMENT
+            return
     proto = packet.proto
     if header == 20 and (proto == TCP or proto == UDP):
         if size < 24 or total < 24:
@@ -217,7 +226,11 @@ def _decode_ipv6(packet: Packet, data: bytes, size: i64) -> None:
         step: i64 = (units + 1) << 3
         if proto == _FRAGMENT:
             step = 8
-            packet.fragment = read16(data, at + 2) & 0xFFF8
+            flags = read16(data, at + 2)
+            packet.fragment = flags & 0xFFF8
+            packet.more = flags & 1 != 0
+            if packet.more or packet.fragment != 0:
+                packet.identity = at + 4
         elif proto == _AUTHENTICATION:
             step = (units + 2) << 2
         proto = data[at]

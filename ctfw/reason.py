@@ -40,12 +40,13 @@ SCTP_VTAG: Final = 24
 SCTP_STATE: Final = 25
 SCTP_NEW: Final = 26
 
-# Not INVALID: dropped by connection tracking itself, with no rule asked (or after a rule accepted).
+# Not INVALID (but for the last): dropped by connection tracking itself, with no rule asked (or after a rule accepted).
 TABLE_FULL: Final = 27
 TCP_REOPEN: Final = 28
 HELPER_PARTIAL: Final = 29
 HELPER_EXPECT_FULL: Final = 30
 CLASH: Final = 31
+FRAGMENT_OVERLAP: Final = 32
 
 _ALL: Final = (
     ("", ""),
@@ -53,7 +54,7 @@ _ALL: Final = (
     ("ip-header", "the IP header is shorter than allowed or longer than the packet"),
     ("ip-length", "the IP header's length does not fit the packet"),
     ("ipv6-extensions", "the chain of IPv6 extension headers cannot be followed to a protocol"),
-    ("fragment", "a later fragment that was not joined with its first one"),
+    ("fragment", "a later fragment of a datagram whose first one has not been seen"),
     ("l4-truncated", "the packet ends inside the transport header"),
     ("checksum", "the transport checksum is wrong"),
     ("tcp-header", "the TCP header is shorter than 20 bytes or longer than the segment"),
@@ -80,6 +81,7 @@ _ALL: Final = (
     ("helper-partial", "a helper's command is cut by the end of the segment"),
     ("expect-full", "the table of expectations is full"),
     ("clash", "another connection already has this tuple"),
+    ("fragment-overlap", "a fragment that overlaps another one of its datagram, or lies beyond its end"),
 )
 
 NAMES: Final = tuple([name for name, _ in _ALL])

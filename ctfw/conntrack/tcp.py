@@ -312,6 +312,12 @@ def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, s
     return 0
 
 
+def extend(tcp: TcpTrack, direction: i64, size: i64) -> None:
+    """The last segment of ``direction`` was longer by ``size`` bytes than its first IP fragment."""
+    sender = tcp.original if direction == ORIGINAL else tcp.reply
+    sender.end = (sender.end + size) & _MASK
+
+
 def _timeout(tcp: TcpTrack, new: i64, kind: i64, settings: Settings) -> i64:
     """Nanoseconds that the connection lives after a segment that led to state ``new``."""
     timeouts = settings.tcp_timeouts

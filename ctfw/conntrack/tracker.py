@@ -129,6 +129,12 @@ class ConnTrack:
             self.stats.insert += 1
         return 0
 
+    def extend(self, conn: Conn, packet: Packet, size: i64) -> None:
+        """A later fragment brought ``size`` more bytes of a segment whose first one was tracked on ``conn``."""
+        track = conn.tcp
+        if track is not None:
+            tcp.extend(track, packet.direction, size)
+
     def sweep(self, now: i64) -> None:
         """One bounded step of freeing what has expired; to be called about ten times a second."""
         self.stats.expired += self.table.sweep(now)

@@ -27,6 +27,8 @@ def check(packet: Packet) -> i64:
     if left < 8 or len(packet.data) - packet.l4 < 8:
         return reason.UDP_LENGTH
     length = read16(packet.data, packet.l4 + 4)
+    if packet.more:
+        return 0  # the rest of the datagram is still to come
     if packet.proto == UDPLITE:
         if length == 0:
             return 0  # covers the whole packet; and RFC 3828 has no sum of zero
