@@ -1,0 +1,1 @@
+"""What people ask of ctfw away from the packet loop: `capture` reads files of packets, `replay` judges them."""
