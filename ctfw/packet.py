@@ -65,7 +65,7 @@ class Packet:
     """One packet's place of everything; made by ``decode`` alone.
 
     ``end`` is the offset behind the packet's last byte according to its IP header; it lies beyond ``len(data)`` when
-    the kernel copied only the packet's head. ``key`` is empty when ``reason`` is set by decode. Of a fragment (one whose
+    the kernel copied only the head. ``key`` is empty when ``reason`` is set by decode. Of a fragment (one whose
     datagram has others) ``identity`` is the offset of its identification, ``fragment`` its place in the datagram in
     bytes, and ``more`` says that others follow behind it.
     """
