@@ -1,12 +1,13 @@
 """One rule: what a packet must be, what then happens, and how often it did.
 
-A field that is None asks for nothing. ``matches`` tests the cheap fields first; a packet whose headers could not be
-read has no ports and no ICMP type, so a rule that asks for one does not match it.
+A field that is None asks for nothing. Which rules agree with a packet in protocol, ports, addresses and interfaces is
+answered by ``index`` for all rules at once; only what is left is asked here. A packet whose headers could not be read
+has no ports and no ICMP type, so a rule that asks for one does not match it.
 """
 
 from mypy_extensions import i64
 
-from ctfw.packet import AF_INET, AF_INET6, ICMP, ICMPV6, Packet, has_ports, read16
+from ctfw.packet import AF_INET, AF_INET6, ICMP, ICMPV6, Packet, read16
 from ctfw.ruleset.limit import Limit
 from ctfw.ruleset.sets import AddressSet, InterfaceSet, NumberSet
 
@@ -59,33 +60,14 @@ class Rule:
         self.bytes: i64 = 0
         self.last: i64 = 0
 
-    def matches(self, packet: Packet, indev: str, outdev: str) -> bool:
-        """Does the rule ask for this packet? Chain and state have been looked at by the Ruleset."""
-        protos = self.protos
-        if protos is not None and not protos.contains(packet.proto):
-            return False
-        if self.sport is not None or self.dport is not None:
-            if not has_ports(packet):
-                return False
-            sport = self.sport
-            if sport is not None and not sport.contains(read16(packet.data, packet.l4)):
-                return False
-            dport = self.dport
-            if dport is not None and not dport.contains(read16(packet.data, packet.l4 + 2)):
-                return False
-        if (self.icmp is not None or self.icmpv6 is not None) and not self._matches_icmp(packet):
-            return False
-        wanted = self.indev
-        if wanted is not None and not wanted.contains(indev):
-            return False
-        wanted = self.outdev
-        if wanted is not None and not wanted.contains(outdev):
-            return False
-        addresses = self.src
-        if addresses is not None and not addresses.contains(packet.src):
-            return False
-        addresses = self.dst
-        return addresses is None or addresses.contains(packet.dst)
+    def asks_nothing(self) -> bool:
+        """True when chain and state are all that the rule asks for."""
+        fields = (self.protos, self.src, self.dst, self.sport, self.dport, self.icmp, self.icmpv6)
+        return all(field is None for field in (*fields, self.indev, self.outdev))
+
+    def matches_rest(self, packet: Packet) -> bool:
+        """Does the rule ask for this packet? Of a rule whose indexed fields all agree with it."""
+        return (self.icmp is None and self.icmpv6 is None) or self._matches_icmp(packet)
 
     def _matches_icmp(self, packet: Packet) -> bool:
         wanted: NumberSet | None = None

@@ -2,7 +2,8 @@
 
 The first rule that matches wins; when none does, the chain's policy decides, which is a rule like any other (so it is
 counted and can be named). Chain and state, which every packet has, are decided when the rules are loaded: each pair has
-its own list, so that a packet of a known connection does not walk past rules that speak of new ones.
+its own set of rules. Where the first of them asks for nothing else ("replies" in most rule files) it is the answer, so
+a packet of a known connection pays nothing for the rules that speak of new ones. For the others see ``index``.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from mypy_extensions import i64
 
 from ctfw.conntrack.state import ANY
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT, Packet
+from ctfw.ruleset.index import Index, bits
 from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.verdict import DROP
 
@@ -29,17 +31,29 @@ class Ruleset:
         for hook in (INPUT, FORWARD, OUTPUT):
             name = "policy " + HOOK_NAMES[hook]
             self.policies[hook] = Rule(name, "", policy.get(hook, DROP), 1 << hook, ANY)
-        # By hook * 32 + state bit. A packet from another hook gets that of FORWARD: it is going through.
-        self._lists: list[list[Rule]] = []
+        self._index = Index(rules)
+        # By hook * 32 + state bit. A packet from another hook gets what FORWARD says: it is going through.
+        self._among: list[int] = []
+        self._certain: list[Rule | None] = []
         for hook in range(_HOOKS):
             chain = hook if hook in self.policies else FORWARD
             for state in range(_STATES):
-                applying = [rule for rule in rules if rule.chains & (1 << chain) and rule.states & state]
-                self._lists.append([*applying, self.policies[chain]])
+                places = [at for at, rule in enumerate(rules) if rule.chains & (1 << chain) and rule.states & state]
+                first = rules[places[0]] if places else self.policies[chain]
+                self._among.append(bits(places))
+                self._certain.append(first if first.asks_nothing() else None)
 
     def evaluate(self, packet: Packet, hook: i64, indev: str, outdev: str) -> Rule:
         """The rule, or the policy, that decides about the packet. ``packet.state`` is one of the state bits."""
-        for rule in self._lists[hook * _STATES + packet.state]:
-            if rule.matches(packet, indev, outdev):
+        row = hook * _STATES + packet.state
+        certain = self._certain[row]
+        if certain is not None:
+            return certain
+        candidates = self._index.candidates(self._among[row], packet, indev, outdev)
+        while candidates != 0:
+            lowest = candidates & -candidates
+            rule = self.rules[lowest.bit_length() - 1]
+            if rule.matches_rest(packet):
                 return rule
-        return self.policies[FORWARD]  # not reached: a policy asks for nothing, so it matches
+            candidates ^= lowest
+        return self.policies[hook if hook in self.policies else FORWARD]

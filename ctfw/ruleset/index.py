@@ -1,0 +1,158 @@
+"""Which rules can match this packet? Answered for all rules at once, field by field.
+
+The bit-vector scheme (Lakshman and Stiliadis, SIGCOMM 1998): number the rules in their order, and for each field cut
+the values that it can have into the intervals on which the same rules agree. Each interval holds a set of rules, as the
+bits of one integer. A packet's candidates are the intersection of its fields' sets, and the first rule that matches is
+the lowest bit. So a packet that opens a connection pays a binary search and an AND per field, not a look at each rule:
+10,000 rules are 1,250 bytes to AND.
+
+A rule that does not ask for a field has its bit everywhere in it. What cannot be indexed (limits, sets that change) is
+not known here: the caller asks the candidates themselves, in their order.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import Final
+
+from mypy_extensions import i64
+
+from ctfw.packet import AF_INET, Packet, has_ports, read16
+from ctfw.ruleset.rule import Rule
+from ctfw.ruleset.sets import AddressSet, InterfaceSet, NumberSet
+
+# Names that a packet's interface was looked up by. More than a gateway has interfaces: forget and begin again.
+_MOST_NAMES: Final = 4096
+
+
+class Numbers:
+    """One field of whole numbers, up to ``highest``. ``none`` holds the rules that do not ask for it."""
+
+    def __init__(self, wanted: list[NumberSet | None], highest: int) -> None:
+        self.none = bits(at for at, numbers in enumerate(wanted) if numbers is None)
+        toggles: dict[int, int] = {0: 0}
+        for at, numbers in enumerate(wanted):
+            if numbers is not None:
+                for first, last in numbers.intervals():
+                    toggles[first] = toggles.get(first, 0) ^ (1 << at)
+                    if last < highest:
+                        toggles[last + 1] = toggles.get(last + 1, 0) ^ (1 << at)
+        self.is_used = len(toggles) > 1 or toggles[0] != 0
+        self._firsts: list[int] = sorted(toggles)
+        self._rules: list[int] = accumulate([toggles[first] for first in self._firsts], self.none)
+
+    def find(self, number: i64) -> int:
+        """The rules that agree with ``number`` in this field."""
+        return self._rules[bisect_right(self._firsts, number) - 1]
+
+
+class Addresses:
+    """One field of addresses, IPv4 and IPv6. ``none`` holds the rules that do not ask for it."""
+
+    def __init__(self, wanted: list[AddressSet | None]) -> None:
+        self.none = bits(at for at, addresses in enumerate(wanted) if addresses is None)
+        toggles: dict[bytes, int] = {bytes(4): 0, bytes(16): 0}
+        self.is_used = False
+        for at, addresses in enumerate(wanted):
+            if addresses is not None:
+                self.is_used = True
+                for first, last in addresses.intervals():
+                    toggles[first] = toggles.get(first, 0) ^ (1 << at)
+                    behind = int.from_bytes(last, "big") + 1
+                    if behind >> (8 * len(last)) == 0:
+                        after = behind.to_bytes(len(last), "big")
+                        toggles[after] = toggles.get(after, 0) ^ (1 << at)
+        self._firsts4: list[bytes] = sorted(first for first in toggles if len(first) == 4)
+        self._firsts6: list[bytes] = sorted(first for first in toggles if len(first) == 16)
+        self._rules4: list[int] = accumulate([toggles[first] for first in self._firsts4], self.none)
+        self._rules6: list[int] = accumulate([toggles[first] for first in self._firsts6], self.none)
+
+    def find4(self, address: bytes) -> int:
+        """The rules that agree with an IPv4 address in this field."""
+        return self._rules4[bisect_right(self._firsts4, address) - 1]
+
+    def find6(self, address: bytes) -> int:
+        """The rules that agree with an IPv6 address in this field."""
+        return self._rules6[bisect_right(self._firsts6, address) - 1]
+
+
+class Interfaces:
+    """One field of interface names. A name's rules are worked out when it is first seen."""
+
+    def __init__(self, wanted: list[InterfaceSet | None]) -> None:
+        self._wanted = wanted
+        self._known: dict[str, int] = {}
+        self.is_used = any(names is not None for names in wanted)
+
+    def find(self, name: str) -> int:
+        """The rules that agree with the interface ``name`` ("" when the packet has none)."""
+        rules = self._known.get(name, -1)
+        if rules < 0:
+            rules = bits(at for at, names in enumerate(self._wanted) if names is None or names.contains(name))
+            if len(self._known) >= _MOST_NAMES:
+                self._known.clear()
+            self._known[name] = rules
+        return rules
+
+
+class Index:
+    """All fields of a list of rules. The rules' places in the list are their bits."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        self._protos = Numbers([rule.protos for rule in rules], 255)
+        self._by_proto: list[int] = [self._protos.find(proto) for proto in range(256)]
+        self._sports = Numbers([rule.sport for rule in rules], 65535)
+        self._dports = Numbers([rule.dport for rule in rules], 65535)
+        self._portless: int = self._sports.none & self._dports.none
+        self._sources = Addresses([rule.src for rule in rules])
+        self._destinations = Addresses([rule.dst for rule in rules])
+        self._ins = Interfaces([rule.indev for rule in rules])
+        self._outs = Interfaces([rule.outdev for rule in rules])
+
+    def candidates(self, among: int, packet: Packet, indev: str, outdev: str) -> int:
+        """Of the rules ``among``, those whose indexed fields all agree with the packet."""
+        found = among & self._by_proto[packet.proto]
+        if self._dports.is_used or self._sports.is_used:
+            if has_ports(packet):
+                if self._dports.is_used:
+                    found &= self._dports.find(read16(packet.data, packet.l4 + 2))
+                if self._sports.is_used:
+                    found &= self._sports.find(read16(packet.data, packet.l4))
+            else:
+                found &= self._portless
+        if self._ins.is_used:
+            found &= self._ins.find(indev)
+        if self._outs.is_used:
+            found &= self._outs.find(outdev)
+        if packet.family == AF_INET:
+            if self._sources.is_used:
+                found &= self._sources.find4(packet.data[12:16])
+            if self._destinations.is_used:
+                found &= self._destinations.find4(packet.data[16:20])
+        elif packet.family != 0:
+            if self._sources.is_used:
+                found &= self._sources.find6(packet.data[8:24])
+            if self._destinations.is_used:
+                found &= self._destinations.find6(packet.data[24:40])
+        else:
+            found &= self._sources.none & self._destinations.none
+        return found
+
+
+def bits(places: Iterable[int]) -> int:
+    """The integer that has just these bits."""
+    octets = bytearray()
+    for place in places:
+        if place >> 3 >= len(octets):
+            octets.extend(bytes((place >> 3) + 1 - len(octets)))
+        octets[place >> 3] |= 1 << (place & 7)
+    return int.from_bytes(octets, "little")
+
+
+def accumulate(toggles: list[int], start: int) -> list[int]:
+    """Running XOR from ``start``; equal results are one object, for neighbours often agree."""
+    seen: dict[int, int] = {}
+    running: list[int] = []
+    for toggle in toggles:
+        start ^= toggle
+        running.append(seen.setdefault(start, start))
+    return running
