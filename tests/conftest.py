@@ -1,0 +1,33 @@
+"""What holds for every test: which build runs, and when a kernel test may be skipped.
+
+CTFW_EXPECT_BUILD       compiled or interpreted: the tests of the build itself go first (tests/test_build.py).
+CTFW_REQUIRE_KERNEL=1   a kernel test that skips, for whatever reason, fails: on a machine that is supposed to
+                        run them a silent skip would be a hole.
+"""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+from lab.net import why_not
+
+REQUIRED = os.environ.get("CTFW_REQUIRE_KERNEL", "0") not in ("", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name != "test_build.py")
+    kernel = [item for item in items if item.get_closest_marker("kernel")]
+    reason = why_not() if kernel else ""
+    if reason:
+        for item in kernel:
+            item.add_marker(pytest.mark.skip(reason=f"kernel test: {reason}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if REQUIRED and report.skipped and item.get_closest_marker("kernel") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{report.longrepr}\nCTFW_REQUIRE_KERNEL is set: a kernel test must not be skipped"
+    return report
