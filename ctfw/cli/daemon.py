@@ -1,0 +1,118 @@
+"""`ctfw run` and `ctfw reload`: the daemon in the foreground, and the request to read its rules again.
+
+Owns the options and the way an error at the start is told; the daemon itself is ctfw/daemon.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from ctfw import config
+from ctfw.daemon import Daemon, Options
+from ctfw.service.client import Client, ClientError, NotPermitted, NotRunning, socket_path
+from ctfw.service.control import ControlError
+from ctfw.service.journal import SINKS
+from ctfw.service.kernel_queue import MAX_RANGE, QueueError
+
+DEFAULT_RULES: Final = "/etc/ctfw/rules.yaml"
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the commands to the parser."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run the firewall in the foreground",
+        description="Takes the packets of an NFQUEUE, tracks their connections and answers by the rules. SIGHUP reads "
+        "the rules again, SIGTERM ends it.",
+    )
+    parser.add_argument("--rules", metavar="FILE", default=DEFAULT_RULES, help="the rule file (default: %(default)s)")
+    parser.add_argument(
+        "--queue", metavar="N", type=_number(65535), help="the queue (default: the rule file's, else 0)"
+    )
+    parser.add_argument("--record", metavar="FILE", default="", help="write every packet judged to this pcapng file")
+    parser.add_argument("--log", choices=SINKS, default="auto", help="where to log (default: %(default)s)")
+    parser.add_argument(
+        "--copy-range",
+        metavar="BYTES",
+        type=_number(MAX_RANGE),
+        default=0,
+        help="how much of each packet to look at (default: the largest MTU, at least 1600)",
+    )
+    parser.add_argument("--no-gso", action="store_true", help="have the kernel cut big packets before they come")
+    _add_socket(parser)
+    parser.set_defaults(handler=run)
+
+    parser = subparsers.add_parser(
+        "reload",
+        help="have the daemon read its rules again",
+        description="Has the daemon read its rule file again and waits until that is done. When the file has errors, "
+        "they are printed and the old rules stay in force.",
+    )
+    _add_socket(parser)
+    parser.set_defaults(handler=reload)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`ctfw run`; returns the exit code."""
+    options = Options(
+        rules=arguments.rules,
+        socket=socket_path(arguments.socket),
+        queue=arguments.queue,
+        record=arguments.record,
+        log=arguments.log,
+        copy_range=arguments.copy_range,
+        gso=not arguments.no_gso,
+    )
+    try:
+        daemon = Daemon(options)
+    except config.ConfigError as error:
+        color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        for problem in error.problems:
+            print(config.render(problem, color), file=sys.stderr)
+        return 1
+    except QueueError as error:
+        print(f"ctfw: {error}", file=sys.stderr)
+        return 4 if error.denied else 1
+    except ControlError as error:
+        print(f"ctfw: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"ctfw: {error.filename or 'run'}: {error.strerror or error}", file=sys.stderr)
+        return 4 if isinstance(error, PermissionError) else 1
+    return daemon.run()
+
+
+def reload(arguments: argparse.Namespace) -> int:
+    """`ctfw reload`; returns the exit code."""
+    with Client(socket_path(arguments.socket)) as client:
+        try:
+            answer = client.call("reload")
+        except (NotRunning, NotPermitted):
+            raise
+        except ClientError as error:
+            for text in error.data if isinstance(error.data, list) else []:
+                print(text, file=sys.stderr)
+            print(f"ctfw: reload: {error}", file=sys.stderr)
+            return 1
+    for text in answer["warnings"]:
+        print(text, file=sys.stderr)
+    return 0
+
+
+def _add_socket(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+
+
+def _number(largest: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number from 0 to ``largest``."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) > largest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {largest}")
+        return int(text)
+
+    return number

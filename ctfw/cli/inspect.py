@@ -1,0 +1,163 @@
+"""`ctfw list`, `ctfw stats`, `ctfw status`: what the running daemon knows, printed.
+
+`list` prints what people and programs know from the kernel: the lines of /proc/net/nf_conntrack, or those of
+`conntrack -L`. `stats` begins with the line of `conntrack -S`. Everything is also there as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from ctfw.service.client import Client, socket_path
+
+# The columns of `conntrack -S`, in its order.
+_CONNTRACK: Final = (
+    "found", "invalid", "insert", "insert_failed", "drop", "early_drop", "error", "search_restart",
+)  # fmt: skip
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the commands to the parser."""
+    parser = subparsers.add_parser(
+        "list",
+        help="list the connections",
+        description="Lists the connections that the daemon tracks, as /proc/net/nf_conntrack does.",
+    )
+    parser.add_argument(
+        "-o", "--output", choices=("proc", "conntrack", "json", "jsonl"), default="proc", help="form of the output"
+    )
+    parser.add_argument("--expect", action="store_true", help="the connections that helpers expect, instead")
+    _add_socket(parser)
+    parser.set_defaults(handler=list_connections)
+
+    parser = subparsers.add_parser(
+        "stats",
+        help="print the counters",
+        description="Prints the counters: connection tracking, packets by chain and verdict, states, reasons for "
+        "INVALID and drop, the queue with everything lost, and the rules.",
+    )
+    _add_output(parser)
+    _add_socket(parser)
+    parser.set_defaults(handler=stats)
+
+    parser = subparsers.add_parser(
+        "status",
+        help="say how the daemon is",
+        description="Says which rules are in force since when, what the queue does, and what happens in a failure.",
+    )
+    _add_output(parser)
+    _add_socket(parser)
+    parser.set_defaults(handler=status)
+
+
+def list_connections(arguments: argparse.Namespace) -> int:
+    """`ctfw list`; returns the exit code."""
+    with Client(socket_path(arguments.socket)) as client:
+        if arguments.expect:
+            entries: Iterable[Any] = client.pages("expect")
+        else:
+            form = arguments.output if arguments.output in ("proc", "conntrack") else "dict"
+            entries = client.pages("list", form=form)
+        if arguments.output == "json":
+            json.dump(list(entries), sys.stdout, indent=2)
+            print()
+        else:
+            for entry in entries:
+                print(entry if arguments.output in ("proc", "conntrack") else json.dumps(entry))
+    return 0
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    """`ctfw stats`; returns the exit code."""
+    with Client(socket_path(arguments.socket)) as client:
+        answer = client.call("stats")
+        answer["rules"] = list(client.pages("rules"))
+    if arguments.output == "json":
+        json.dump(answer, sys.stdout, indent=2)
+        print()
+        return 0
+    conntrack = answer["conntrack"]
+    print("cpu=0 " + " ".join(f"{name}={conntrack[name]}" for name in _CONNTRACK))
+    print(f"entries={conntrack['entries']} max={conntrack['max']} expectations={conntrack['expectations']}")
+    packets = [(chain, count["accept"], count["drop"]) for chain, count in answer["packets"].items()]
+    _table(("CHAIN", "ACCEPT", "DROP"), [row for row in packets if row[1] or row[2]])
+    _table(("STATE", "PACKETS"), list(answer["states"].items()))
+    _table(("REASON", "PACKETS"), sorted(answer["reasons"].items(), key=lambda row: -row[1]))
+    _table(("QUEUE", "PACKETS"), _queue_rows(answer["queue"]))
+    rules = [(rule["packets"], rule["bytes"], rule["verdict"], rule["name"]) for rule in answer["rules"]]
+    _table(("PACKETS", "BYTES", "VERDICT", "RULE"), rules)
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`ctfw status`; returns the exit code."""
+    with Client(socket_path(arguments.socket)) as client:
+        answer = client.call("status")
+    if arguments.output == "json":
+        json.dump(answer, sys.stdout, indent=2)
+        print()
+        return 0
+    rules = answer["rules"]
+    loaded = datetime.fromtimestamp(rules["loaded"], UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    connections = answer["connections"]
+    queue = answer["queue"]
+    kernel = queue["kernel"]
+    waiting = "unavailable" if kernel is None else kernel["waiting"]
+    dropped = "unavailable" if kernel is None else kernel["queue_dropped"]
+    build = "compiled" if answer["compiled"] else "interpreted"
+    lines = [
+        ("running", f"version={answer['version']} ({build}) pid={answer['pid']} uptime={answer['uptime']}s"),
+        ("rules", f"{rules['path']} count={rules['count']} generation={rules['generation']} loaded={loaded}"),
+        ("reloads", f"done={rules['reloads']['done']} failed={rules['reloads']['failed']}"),
+        ("connections", f"entries={connections['entries']} max={connections['max']}"),
+        (
+            "queue",
+            f"number={queue['number']} gso={'on' if queue['gso'] else 'off'} copy_range={queue['copy_range']}"
+            f" maxlen={queue['maxlen']} waiting={waiting}",
+        ),
+        ("packets", f"received={queue['received']} answered={queue['answered']} errors={queue['errors']}"),
+        ("losses", f"socket={queue['lost']} queue_full={dropped}"),
+        ("failure", " ".join(f"{name}={value}" for name, value in answer["failure"].items())),
+        ("log", f"sink={answer['log']['sink']} lost={answer['log']['lost']}"),
+    ]
+    if answer["record"]:
+        lines.append(("record", answer["record"]))
+    lines += [("note", note) for note in answer["notes"]]
+    for name, text in lines:
+        print(f"{name + ':':<13}{text}")
+    return 0
+
+
+def _queue_rows(queue: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows = [(name, value) for name, value in queue.items() if name != "kernel"]
+    kernel = queue["kernel"] or dict.fromkeys(("waiting", "queue_dropped", "socket_dropped"), "unavailable")
+    return rows + [(f"kernel {name}", value) for name, value in kernel.items()]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Columns, numbers to the right, the last one as long as it is; nothing at all without rows."""
+    if not rows:
+        return
+    cells = [[str(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+    right = [isinstance(cell, int) for cell in rows[0]]
+    print()
+    for row in cells:
+        padded = [
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, right, strict=True)
+        ]
+        print("  ".join(padded).rstrip())
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
+
+
+def _add_socket(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")

@@ -1,0 +1,355 @@
+"""The daemon: one thread, one loop, in which packets come first and everything else takes small turns.
+
+Owns the selector and what hangs on it (queue, control socket, signals), the tick, the reload, and the order of start
+and stop. What each of them does is in its own file; here is only when.
+
+Life-cycle: everything that can fail is made first (rules, record file, control socket, queue), so that a start that
+fails has not yet touched a packet; then READY. A turn of the loop reads at most BUDGET packets, serves at most one
+request of one client, and ticks when TICK has passed. The end (SIGTERM, SIGINT): the packets that wait are judged, the
+last verdicts sent, and then the queue is given back. Every packet that was read is answered, the last line of the log
+proves it by received=answered; what comes between the last read and the unbinding, the kernel drops as it does with
+any queue that ends.
+
+Reload (SIGHUP, or the control socket's method): the file is read and compiled completely before the two references,
+rules and settings, are swapped between two packets; a file with an error changes nothing.
+
+The watchdog is fed only for progress: since the last time verdicts went out, or the queue was seen empty. A loop that
+merely turns does not count.
+
+Garbage: the automatic collector is off. Everything made before the start is frozen out of its sight, connections hold
+no cycles and live long, and a young collection now and then frees the rest; none ever walks the table.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import selectors
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ctfw import __version__, config, engine
+from ctfw.conntrack.tracker import ConnTrack
+from ctfw.engine import Engine, Judgement
+from ctfw.nfqueue import Queue
+from ctfw.reason import TABLE_FULL
+from ctfw.ruleset.limit import Limit
+from ctfw.ruleset.verdict import ACCEPT, DROP
+from ctfw.service.control import FAILED, Control, Method, Refused
+from ctfw.service.journal import ERROR, INFO, NOTICE, TABLE_FULL_TEXT, WARNING, Journal, packet_fields, packet_text
+from ctfw.service.kernel_queue import KernelQueue, QueueError
+from ctfw.service.methods import Methods
+from ctfw.service.notify import Notifier
+from ctfw.service.record import Recorder
+
+SECOND: Final = 1_000_000_000
+TICK: Final = SECOND // 10
+BUDGET: Final = 256  # packets in a row before anything else has its turn: a millisecond or two
+STATUS_INTERVAL: Final = 5 * SECOND
+PATIENCE: Final = SECOND  # how long the end may take for packets that wait
+YOUNG: Final = 5_000  # objects after which a young collection is due; it then takes well below a millisecond
+MAX_PROBLEMS: Final = 100  # of a rule file, in one answer
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. ``queue`` and ``copy_range``: None and 0 leave it to the rules and the interfaces."""
+
+    rules: str
+    socket: str
+    queue: int | None = None
+    record: str = ""
+    log: str = "auto"
+    copy_range: int = 0
+    gso: bool = True
+
+
+class Daemon:
+    """A firewall ready to run. The constructor raises config.ConfigError, OSError, ControlError or QueueError."""
+
+    def __init__(self, options: Options, environment: Mapping[str, str] = os.environ) -> None:
+        self._options = options
+        self._config = config.load(options.rules)
+        self._notifier = Notifier(environment)
+        self._journal = Journal(options.log, environment)
+        self._started = time.monotonic_ns()
+        self._reloaded = time.time()
+        self._reloads = {"done": 0, "failed": 0}
+        self._number = self._config.queue if options.queue is None else options.queue
+
+        self._tracker = ConnTrack(self._config.settings, _secret())
+        self.engine = Engine(self._tracker, self._config.ruleset)
+        self._selector = selectors.DefaultSelector()
+        self._recorder = Recorder(options.record, self._log_warning) if options.record else None
+        methods: dict[str, Method] = {}  # filled below: they speak of the queue, which is bound last
+        self._control = Control(options.socket, self._selector, methods, self._log_exception)
+        try:
+            self._kernel = KernelQueue(
+                self._number,
+                gso=options.gso,
+                fail_open=self._config.failure["queue_full"] == "accept",
+                copy_range=options.copy_range,
+            )
+        except QueueError:
+            self._control.close()
+            raise
+        self.queue = Queue(self._kernel.sock, self._number, self.engine, self._error_verdict(), self._kernel.buffer)
+        self._methods = Methods(self.engine, self.queue, self._kernel, self._status, self._reload_for_client)
+        methods.update(self._methods.table())
+
+        self._stopping = False
+        self._more_requests = False
+        self._next_tick = self._started + TICK
+        self._ticks = 0
+        self._error_limit = Limit(10 * SECOND, 5)
+        self._full_limit = Limit(5 * SECOND, 1)
+        self._full_seen = 0
+        self._fed = self._started
+        self._answered_when_fed = -1
+        self._status_at = (self._started, 0)
+
+    def run(self) -> int:
+        """Judge packets until a signal says stop; the exit code."""
+        self._start()
+        try:
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._stop()
+        return 0
+
+    def _start(self) -> None:
+        self.queue.log = self._log_packet
+        if self._recorder is not None:
+            offset = time.time_ns() - time.monotonic_ns()
+            write = self._recorder.write
+
+            def record(
+                data: bytes,
+                length: int,
+                now: int,
+                hook: int,
+                indev: str,
+                outdev: str,
+                mark: int,
+                checksum: str,
+            ) -> None:
+                write(data, length, now + offset, hook, indev, outdev, mark, checksum)
+
+            self.queue.record = record
+        self._selector.register(self._kernel.sock, selectors.EVENT_READ, self._packets)
+        self._take_signals()
+        for note in self._kernel.notes:
+            self._journal.log(note, WARNING)
+        for problem in self._config.warnings:
+            self._journal.log(f"{problem.where()}: warning: {problem.message}", WARNING)
+        gc.disable()
+        gc.collect()
+        gc.freeze()
+        self._journal.log(f"started: version={__version__} {self._facts()}", NOTICE)
+        self._notifier.ready(self._facts())
+
+    def _turn(self) -> None:
+        wait = 0.0 if self._more_requests else max(0, self._next_tick - time.monotonic_ns()) / SECOND
+        for key, mask in self._selector.select(wait):
+            key.data(mask)
+        self._more_requests = self._control.step()
+        now = time.monotonic_ns()
+        if now >= self._next_tick:
+            self._tick(now)
+            self._next_tick = now + TICK
+
+    def _packets(self, _mask: int = 0) -> None:
+        self.queue.process(BUDGET)
+        if self.queue.blocked:
+            time.sleep(0.001)  # the kernel has no memory for our verdicts: let it find some
+        if self.queue.last_error is not None:
+            self._log_exception("packet", self.queue.last_error)
+            self.queue.last_error = None
+        if gc.get_count()[0] > YOUNG:
+            gc.collect(0)
+
+    def _tick(self, now: int) -> None:
+        self._ticks += 1
+        self._tracker.sweep(now)
+        self._control.tick(now)
+        self._packets()  # an idle queue proves here that it is empty, not merely silent
+        self._feed(now)
+        full = self.engine.counters.reasons[TABLE_FULL]
+        if full > self._full_seen:
+            self._full_seen = full
+            if self._full_limit.take(now):
+                self._journal.log(TABLE_FULL_TEXT, WARNING)
+        if self._ticks % 10 == 0:
+            self.queue.refresh_names()
+            if self._recorder is not None:
+                self._recorder.flush()
+        if now - self._status_at[0] >= STATUS_INTERVAL:
+            self._notifier.status(self._facts(now))
+            self._status_at = (now, self.queue.received)
+
+    def _feed(self, now: int) -> None:
+        watchdog = self._notifier.watchdog_ns
+        if not watchdog or now - self._fed < watchdog // 4:
+            return
+        if self.queue.idle or self.queue.answered != self._answered_when_fed:
+            self._notifier.alive()
+            self._fed = now
+            self._answered_when_fed = self.queue.answered
+
+    def _stop(self) -> None:
+        self._notifier.stopping()
+        deadline = time.monotonic_ns() + PATIENCE
+        self.queue.process(BUDGET)
+        while (not self.queue.idle or self.queue.pending) and time.monotonic_ns() < deadline:
+            self._packets()
+        self._control.close()
+        self._kernel.close()
+        if self._recorder is not None:
+            self._recorder.close()
+        queue = self.queue
+        self._journal.log(
+            f"stopped: received={queue.received} answered={queue.answered} lost={queue.lost} errors={queue.errors}",
+            NOTICE,
+        )
+        self._journal.close()
+        self._selector.close()
+        self._give_signals_back()
+
+    # Signals arrive as bytes on a socket, so that they wake the selector; the handlers only have to exist.
+
+    def _take_signals(self) -> None:
+        self._wakeup, self._waker = socket.socketpair()
+        for end in (self._wakeup, self._waker):
+            end.setblocking(False)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: None)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
+
+    def _give_signals_back(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._wakeup.close()
+        self._waker.close()
+
+    def _signals(self, _mask: int) -> None:
+        for number in set(self._wakeup.recv(4096)):
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stopping = True
+            elif number == signal.SIGHUP:
+                self.reload()
+
+    def reload(self) -> list[config.Problem]:
+        """Swap in the rules as the file has them now; the problems. With an error among them nothing has changed."""
+        begun = time.monotonic_ns()
+        self._notifier.reloading(begun)
+        problems = self._swap()
+        failed = any(problem.severity == "error" for problem in problems)
+        self._reloads["failed" if failed else "done"] += 1
+        for problem in problems[:MAX_PROBLEMS]:
+            level = ERROR if problem.severity == "error" else WARNING
+            self._journal.log(f"{problem.where()}: {problem.severity}: {problem.message}", level)
+        took = (time.monotonic_ns() - begun) // 1_000_000
+        if failed:
+            self._journal.log(f"reload failed, the old rules stay: problems={len(problems)}", ERROR)
+        else:
+            self._journal.log(f"reloaded: {self._facts()} ms={took}", NOTICE)
+        self._notifier.ready(("rules as before, the new file has errors; " if failed else "") + self._facts())
+        return problems
+
+    def _swap(self) -> list[config.Problem]:
+        path = self._options.rules
+        try:
+            new = config.load(path)
+        except config.ConfigError as error:
+            return error.problems
+        except OSError as error:
+            return [config.Problem(path, 0, 0, "error", f"cannot be read: {error.strerror}")]
+        fail_open = new.failure["queue_full"] == "accept"
+        if fail_open != self._kernel.fail_open:
+            self._kernel.set_flags(gso=self._options.gso, fail_open=fail_open)
+        new.ruleset.generation = self.engine.ruleset.generation + 1
+        self._tracker.reconfigure(new.settings)
+        self.engine.ruleset = new.ruleset
+        queue_stays = self._options.queue is not None or new.queue == self._config.queue
+        self._config = new
+        self.queue.error_verdict = self._error_verdict()
+        self._reloaded = time.time()
+        if queue_stays:
+            return new.warnings
+        text = f"queue {new.queue}: needs a restart, still on queue {self._number}"
+        return [*new.warnings, config.Problem(path, 0, 0, "warning", text)]
+
+    def _reload_for_client(self) -> dict[str, Any]:
+        problems = self.reload()
+        texts = [config.render(problem) for problem in problems[:MAX_PROBLEMS]]
+        if any(problem.severity == "error" for problem in problems):
+            raise Refused(FAILED, "the rules have errors; the old ones stay in force", texts)
+        return {"generation": self.engine.ruleset.generation, "warnings": texts}
+
+    def _error_verdict(self) -> int:
+        return ACCEPT if self._config.failure["error"] == "accept" else DROP
+
+    def _status(self) -> dict[str, Any]:
+        now = time.monotonic_ns()
+        return {
+            "version": __version__,
+            "compiled": not str(engine.__file__).endswith(".py"),
+            "pid": os.getpid(),
+            "uptime": (now - self._started) // SECOND,
+            "rules": {
+                "path": os.path.abspath(self._options.rules),
+                "count": len(self.engine.ruleset.rules),
+                "generation": self.engine.ruleset.generation,
+                "loaded": self._reloaded,
+                "reloads": dict(self._reloads),
+            },
+            "connections": {"entries": len(self._tracker.table), "max": self._tracker.settings.max},
+            "queue": {
+                "number": self._number,
+                "gso": self._kernel.gso,
+                "copy_range": self._kernel.copy_range,
+                "maxlen": self._kernel.maxlen,
+                **self._methods.queue_counters(),
+            },
+            "failure": dict(self._config.failure),
+            "log": {"sink": self._journal.sink, "lost": self._journal.lost},
+            "record": self._options.record or None,
+            "notes": self._kernel.notes,
+        }
+
+    def _facts(self, now: int = 0) -> str:
+        facts = (
+            f"queue={self._number} rules={len(self.engine.ruleset.rules)}"
+            f" generation={self.engine.ruleset.generation} connections={len(self._tracker.table)}"
+        )
+        if now:
+            before, received = self._status_at
+            facts += (
+                f" packets/s={(self.queue.received - received) * SECOND // max(now - before, 1)} lost={self.queue.lost}"
+            )
+        return facts
+
+    def _log_packet(self, judgement: Judgement, indev: str, outdev: str, mark: int, now: int) -> None:
+        self._journal.log(packet_text(judgement, indev, outdev, mark), INFO, packet_fields(judgement))
+
+    def _log_warning(self, text: str) -> None:
+        self._journal.log(text, WARNING)
+
+    def _log_exception(self, what: str, error: Exception) -> None:
+        if not self._error_limit.take(time.monotonic_ns()):
+            return
+        where = traceback.extract_tb(error.__traceback__)
+        last = f"{os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else "?"
+        self._journal.log(f"{what}: internal error: {type(error).__name__}: {error} at={last}", ERROR)
+
+
+def _secret() -> bytes:
+    """Which connection goes to which shard of the table; nobody outside may know."""
+    return bytes(random.SystemRandom().sample(range(256), 256))

@@ -1,0 +1,239 @@
+"""The kernel's queue, cold side: bind it, configure it, say clearly why that failed, read its figures.
+
+The NetfilterQueue package opens and binds the queue, in its constructor and in ``bind``, so both happen in the network
+namespace of this process. From then on the descriptor is ours: everything is configured by our own messages on a
+duplicate of it, and the package never reads a packet.
+
+Order, and why: the queue is bound in the mode that copies nothing, in which the kernel gives us no packet yet. So the
+package, which waits for acknowledgements on the same socket, cannot take packets away from us; flags and length are set
+and acknowledged; the last message switches copying on, and the first packet has number 1. ``close`` goes the other way:
+the queue is destroyed by our own message, whereupon the kernel drops what still waits in it.
+
+Sizes: the copy range is the largest MTU (the loopback's apart, it is never queued), at least 1600, because a checksum
+can be verified only over the whole packet. The receive buffer holds a full queue of such copies, so that a burst ends
+at the queue's length, where the failure policy has a word, and not in the socket, where the packet is just gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import warnings
+from typing import IO, Final
+
+from ctfw.nfqueue import CONFIG_MESSAGE, ERROR_MESSAGE, attribute, message_header
+
+PROC: Final = "/proc/net/netfilter/nfnetlink_queue"
+MAXLEN: Final = 8192
+MIN_RANGE: Final = 1600
+MAX_RANGE: Final = 0xFFFF - 4  # what one netlink attribute holds
+MAX_RECEIVE_BUFFER: Final = 128 << 20
+_HEADROOM: Final = 1024  # headers and attributes beside the payload
+_PACKET_OVERHEAD: Final = 2048  # what the kernel accounts for a message beyond its bytes, roughly
+
+_NLM_F_REQUEST: Final = 1
+_NLM_F_ACK: Final = 4
+_NFQA_CFG_CMD: Final = 1
+_NFQA_CFG_PARAMS: Final = 2
+_NFQA_CFG_QUEUE_MAXLEN: Final = 3
+_NFQA_CFG_MASK: Final = 4
+_NFQA_CFG_FLAGS: Final = 5
+_UNBIND: Final = 2
+_COPY_NONE: Final = 0
+_COPY_PACKET: Final = 2
+_FAIL_OPEN: Final = 1
+_GSO: Final = 4
+
+_SO_RCVBUFFORCE: Final = 33
+_SOL_NETLINK: Final = 270
+_NETLINK_NO_ENOBUFS: Final = 5
+_SIOCGIFMTU: Final = 0x8921
+
+
+class QueueError(Exception):
+    """The queue cannot be had. ``denied``: for want of rights."""
+
+    def __init__(self, message: str, denied: bool = False) -> None:
+        super().__init__(message)
+        self.denied = denied
+
+
+class KernelQueue:
+    """A bound and configured queue. ``sock`` is the caller's to read and write; ``notes`` are lines for the log."""
+
+    def __init__(self, number: int, *, gso: bool, fail_open: bool, copy_range: int = 0, maxlen: int = MAXLEN) -> None:
+        self.number = number
+        self.maxlen = maxlen
+        self.copy_range = min(copy_range or largest_mtu(), MAX_RANGE)
+        self.buffer = self.copy_range + _HEADROOM
+        self.gso = gso
+        self.fail_open = fail_open
+        self.notes: list[str] = []
+        self._package = _bind(number)
+        self._proc: IO[str] | None = None
+        with contextlib.suppress(OSError):
+            self._proc = open(PROC, encoding="ascii")  # noqa: SIM115 - kept: later we may not be allowed to
+        self.sock = socket.socket(fileno=os.dup(self._package.get_fd()))
+        try:
+            self._size_socket()
+            # Losses are counted by the packets' numbers. Without this option the kernel would also refuse every
+            # packet after an overrun until the socket is empty.
+            self.sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+            self._command(_NFQA_CFG_QUEUE_MAXLEN, struct.pack(">I", maxlen))
+            self.set_flags(gso=gso, fail_open=fail_open)
+            self._command(_NFQA_CFG_PARAMS, struct.pack(">IB", self.copy_range, _COPY_PACKET), acknowledge=False)
+            self.sock.setblocking(False)
+        except OSError as error:
+            self.sock.close()
+            raise QueueError(f"queue {number}: cannot be configured: {error.strerror}") from error
+
+    def set_flags(self, *, gso: bool, fail_open: bool) -> None:
+        """GSO: big packets come whole. FAIL_OPEN: what finds the queue full passes unjudged."""
+        flags = (_GSO if gso else 0) | (_FAIL_OPEN if fail_open else 0)
+        body = attribute(_NFQA_CFG_FLAGS, struct.pack(">I", flags))
+        mask = attribute(_NFQA_CFG_MASK, struct.pack(">I", _GSO | _FAIL_OPEN))
+        # Once packets flow an answer would come among them; the loop counts it should it be a refusal.
+        self._send(body + mask, acknowledge=self.sock.getblocking())
+        self.gso = gso
+        self.fail_open = fail_open
+
+    def figures(self) -> dict[str, int] | None:
+        """What the kernel says of this queue: waiting, queue_dropped, socket_dropped; None if it may not be read."""
+        if self._proc is None:
+            return None
+        try:
+            self._proc.seek(0)
+            text = self._proc.read()
+        except OSError:
+            return None
+        for line in text.splitlines():
+            fields = line.split()
+            if int(fields[0]) == self.number:
+                return {
+                    "waiting": int(fields[2]),
+                    "queue_dropped": int(fields[5]),
+                    "socket_dropped": int(fields[6]),
+                }
+        return None
+
+    def close(self) -> None:
+        """Give the queue back. What still waits in it the kernel drops, later packets have no listener."""
+        with contextlib.suppress(OSError):
+            self._command(_NFQA_CFG_CMD, struct.pack(">BBH", _UNBIND, 0, 0), acknowledge=False)
+        self.sock.close()
+        if self._proc is not None:
+            self._proc.close()
+
+    def _size_socket(self) -> None:
+        size = min(self.maxlen * (self.buffer + _PACKET_OVERHEAD), MAX_RECEIVE_BUFFER)
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+        except PermissionError:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+            granted = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel says it doubled
+            if granted < size:
+                self.notes.append(
+                    f"receive buffer: {granted} bytes instead of {size}: without CAP_NET_ADMIN on the host (rootless?)"
+                    " net.core.rmem_max is the limit; bursts are lost earlier"
+                )
+
+    def _command(self, kind: int, body: bytes, acknowledge: bool = True) -> None:
+        self._send(attribute(kind, body), acknowledge)
+
+    def _send(self, attributes: bytes, acknowledge: bool) -> None:
+        flags = _NLM_F_REQUEST | (_NLM_F_ACK if acknowledge else 0)
+        self.sock.send(message_header(CONFIG_MESSAGE, flags, 20 + len(attributes), self.number) + attributes)
+        if not acknowledge:
+            return
+        answer = self.sock.recv(4096)
+        kind, code = struct.unpack_from("=4xH10xi", answer)
+        if kind == ERROR_MESSAGE and code != 0:
+            raise OSError(-code, os.strerror(-code))
+
+
+def largest_mtu() -> int:
+    """The largest MTU of the interfaces in this network namespace, loopback apart, and at least MIN_RANGE."""
+    largest = MIN_RANGE
+    # A unix socket answers too, and a unit may forbid all other families but netlink.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asker:
+        for _, name in socket.if_nameindex():
+            if name == "lo":
+                continue
+            with contextlib.suppress(OSError):  # gone meanwhile
+                request = struct.pack("16sI12x", os.fsencode(name), 0)
+                largest = max(largest, struct.unpack_from("16xI", fcntl.ioctl(asker, _SIOCGIFMTU, request))[0])
+    return largest
+
+
+class _Package:
+    """The part of the NetfilterQueue package that we use; it ships no types for mypy --strict."""
+
+    def __init__(self, number: int) -> None:
+        from netfilterqueue import NetfilterQueue
+
+        self._queue = NetfilterQueue()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a receive buffer that we size ourselves
+            self._queue.bind(number, _never, mode=_COPY_NONE)
+
+    def get_fd(self) -> int:
+        return int(self._queue.get_fd())
+
+
+def _never(packet: object) -> None:
+    raise AssertionError(f"the package read {packet}")
+
+
+def _bind(number: int) -> _Package:
+    """Bind, or say why not: this is where an administrator meets his first error."""
+    try:
+        return _Package(number)
+    except ImportError as error:
+        raise QueueError(f"the NetfilterQueue package cannot be loaded: {error}") from error
+    except OSError as error:
+        raise _reason(number, error) from error
+
+
+def _reason(number: int, error: OSError) -> QueueError:
+    if not _has_net_admin():
+        return QueueError(f"queue {number}: needs CAP_NET_ADMIN in this network namespace; run as root", denied=True)
+    if not _kernel_has_nfqueue():
+        return QueueError(
+            f"queue {number}: this kernel has no NFQUEUE; load nfnetlink_queue or CONFIG_NETFILTER_NETLINK_QUEUE"
+        )
+    return QueueError(f"queue {number}: {_holder(number) or error}")
+
+
+def _has_net_admin() -> bool:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) & (1 << 12))
+    return True
+
+
+def _kernel_has_nfqueue() -> bool:
+    return os.path.exists(PROC) or not os.path.exists("/proc/net/netfilter")
+
+
+def _holder(number: int) -> str:
+    """Who holds the queue already, as far as the kernel says; empty when nobody is seen to."""
+    try:
+        with open(PROC, encoding="ascii") as proc:
+            ports = {int(line.split()[0]): int(line.split()[1]) for line in proc}
+    except PermissionError:
+        return "cannot be bound; perhaps another program has it (only root may see)"
+    except OSError:
+        return ""
+    if number not in ports:
+        return ""
+    port = ports[number]
+    try:
+        with open(f"/proc/{port}/comm", encoding="utf-8", errors="replace") as comm:
+            who = f"pid {port}, {comm.read().strip()}"  # the port is the process's number unless it opened several
+    except OSError:
+        who = "a process that cannot be told from it"
+    return f"already bound by netlink port {port} ({who}); stop it or choose another with --queue"

@@ -1,0 +1,56 @@
+"""What systemd wants to hear from the daemon (sd_notify(3)); silent when systemd does not ask.
+
+The protocol is one datagram to the socket named in NOTIFY_SOCKET. It is spoken here rather than through a library:
+a service of Type=notify whose start-up depended on an optional package would never come up without it. Nothing is
+waited for: a notification that cannot be delivered now is lost, and the next one is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+
+
+class Notifier:
+    """``watchdog_ns`` is how long systemd waits for a sign of life, 0 when it does not wait."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.watchdog_ns = 0
+        self._address = environment.get("NOTIFY_SOCKET", "")
+        self._sock: socket.socket | None = None
+        if not self._address:
+            return
+        if self._address.startswith("@"):  # the abstract namespace
+            self._address = "\0" + self._address[1:]
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        if environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
+            usec = environment.get("WATCHDOG_USEC", "0")
+            self.watchdog_ns = int(usec) * 1000 if usec.isdecimal() else 0
+
+    def ready(self, status: str) -> None:
+        """Started, or done with a reload."""
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def reloading(self, now: int) -> None:
+        """A reload begins, at ``now`` on the monotonic clock."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now // 1000}\nSTATUS=reloading the rules")
+
+    def stopping(self) -> None:
+        """The end begins."""
+        self._send("STOPPING=1\nSTATUS=stopping")
+
+    def alive(self) -> None:
+        """Feed the watchdog. Only for one who has seen the packets move."""
+        self._send("WATCHDOG=1")
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`."""
+        self._send(f"STATUS={text}")
+
+    def _send(self, state: str) -> None:
+        if self._sock is None:
+            return
+        with contextlib.suppress(OSError):  # systemd is restarting or busy; there is nobody else to tell
+            self._sock.sendto(state.encode(), self._address)
