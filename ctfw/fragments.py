@@ -33,7 +33,14 @@ class Datagram:
     """A datagram of which the first fragment was judged: the judgement, and which bytes have been seen."""
 
     def __init__(
-        self, verdict: i64, state: i64, direction: i64, rule: Rule | None, conn: Conn | None, expires: i64
+        self,
+        verdict: i64,
+        state: i64,
+        direction: i64,
+        rule: Rule | None,
+        conn: Conn | None,
+        expires: i64,
+        mark: i64 = -1,
     ) -> None:
         self.verdict: i64 = verdict
         self.state: i64 = state
@@ -41,6 +48,7 @@ class Datagram:
         self.rule = rule
         self.conn = conn
         self.expires: i64 = expires
+        self.mark: i64 = mark  # that the first one left with, -1: the one it came with
         self.size: i64 = -1  # known with the last fragment
         self.is_broken: bool = False
         self.firsts: list[int] = []  # sorted, with gaps between them
@@ -79,20 +87,24 @@ class Fragments:
     def __len__(self) -> int:
         return len(self._datagrams)
 
-    def begin(self, packet: Packet, verdict: i64, rule: Rule | None, conn: Conn | None, now: i64) -> None:
+    def begin(
+        self, packet: Packet, verdict: i64, rule: Rule | None, conn: Conn | None, now: i64, mark: i64 = -1
+    ) -> None:
         """Remembers what the first fragment of a datagram was judged to be."""
         name = _name(packet)
-        if name in self._datagrams:
+        known = self._datagrams.get(name)
+        if known is not None and known.expires > now:
             # A second first fragment overlaps the first one; nobody honest sends it with other content.
-            self._datagrams[name].is_broken = True
+            known.is_broken = True
             return
         if len(self._datagrams) >= MOST:
             self._sweep(now)
             if len(self._datagrams) >= MOST:
                 del self._datagrams[next(iter(self._datagrams))]
         lifetime: i64 = _IPV4_LIFETIME if packet.family == AF_INET else _IPV6_LIFETIME
-        datagram = Datagram(verdict, packet.state, packet.direction, rule, conn, now + lifetime)
+        datagram = Datagram(verdict, packet.state, packet.direction, rule, conn, now + lifetime, mark)
         datagram.cover(0, payload_size(packet))
+        self._datagrams.pop(name, None)  # so that it goes to the end: the oldest gives way first
         self._datagrams[name] = datagram
 
     def follow(self, packet: Packet, now: i64) -> Datagram | None:

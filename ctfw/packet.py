@@ -6,7 +6,8 @@ the bytes: a packet that cannot be tracked carries a reason and an empty key.
 
 The key is protocol, source, destination, source part, destination part, in this order and without gaps, because that
 is how the bytes of an ordinary header stand in the packet: one slice makes it. The parts are the ports, or for ICMP
-the identifier and type+code, or zero (CONNTRACK.md section 2). ``inverse`` turns a key into that of the answer.
+the identifier and type+code, or zero (CONNTRACK.md section 2); behind them a zone of two bytes, if the tracker put the
+packet into one. ``inverse`` turns a key into that of the answer.
 
 Knows nothing of connections; the only state of a connection in here are the three fields that conntrack writes on a
 packet (``state``, ``direction``, ``reason``), as the kernel does on its own packets.
@@ -219,7 +220,8 @@ def _decode_ipv6(packet: Packet, data: bytes, size: i64) -> None:
         or proto == _AUTHENTICATION
         or proto == _DESTINATION
     ):
-        if at + 8 > size or at + 8 > total:
+        least: i64 = at + (8 if proto == _FRAGMENT else 2)  # of the others only the head is looked at
+        if least > size or least > total:
             packet.reason = reason.IPV6_EXTENSIONS
             return
         units: i64 = data[at + 1]
@@ -240,9 +242,10 @@ def _decode_ipv6(packet: Packet, data: bytes, size: i64) -> None:
         if packet.fragment != 0:
             packet.reason = reason.FRAGMENT
             return
-    if proto == _NO_NEXT or at > size or at > total:
+    if proto == _NO_NEXT:
         packet.reason = reason.IPV6_EXTENSIONS
         return
+    # A last header that is longer than the packet leaves nothing to read: enough for a protocol without parts.
     _make_key(packet, data, size, data[8:40])
 
 
@@ -263,15 +266,9 @@ def _make_key(packet: Packet, data: bytes, size: i64, addresses: bytes) -> None:
             return
         parts = data[at + 4 : at + 6] + data[at : at + 2]
     elif proto == GRE:
-        if left < 4:
-            packet.reason = reason.L4_TRUNCATED
-            return
-        if data[at + 1] & 7 == 1:
+        if left >= 8 and data[at + 1] & 7 == 1:
             if read16(data, at + 2) != _PPTP:
                 packet.reason = reason.GRE_PROTOCOL
-                return
-            if left < 8:
-                packet.reason = reason.L4_TRUNCATED
                 return
             # The call id names the receiver's end; the sender's own is known to the PPTP helper alone.
             parts = b"\0\0" + data[at + 6 : at + 8]
@@ -283,10 +280,15 @@ def decode_quoted(data: bytes, at: i64) -> bytes:
     return decode(data[at:], _QUOTED).key
 
 
+def address_size(key: bytes) -> i64:
+    """How many bytes each of the two addresses in ``key`` has: 4 or 16."""
+    return 4 if len(key) < 37 else 16
+
+
 def inverse(key: bytes) -> bytes:
     """The key of a packet that answers ``key``; empty when nothing can (CONNTRACK.md section 2)."""
     proto: i64 = key[0]
-    size: i64 = 4 if len(key) == 13 else 16
+    size = address_size(key)
     src = key[1 : 1 + size]
     dst = key[1 + size : 1 + 2 * size]
     at: i64 = 1 + 2 * size
@@ -295,5 +297,5 @@ def inverse(key: bytes) -> bytes:
         answer = _ICMP_ANSWER.get(kind, -1) if proto == ICMP else _ICMPV6_ANSWER.get(kind, -1)
         if answer < 0:
             return b""
-        return key[0:1] + dst + src + key[at : at + 2] + BYTE[answer] + key[at + 3 : at + 4]
-    return key[0:1] + dst + src + key[at + 2 : at + 4] + key[at : at + 2]
+        return key[0:1] + dst + src + key[at : at + 2] + BYTE[answer] + key[at + 3 :]
+    return key[0:1] + dst + src + key[at + 2 : at + 4] + key[at : at + 2] + key[at + 4 :]

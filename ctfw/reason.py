@@ -42,11 +42,11 @@ SCTP_NEW: Final = 26
 
 # Not INVALID (but for the last): dropped by connection tracking itself, with no rule asked (or after a rule accepted).
 TABLE_FULL: Final = 27
-TCP_REOPEN: Final = 28
-HELPER_PARTIAL: Final = 29
-HELPER_EXPECT_FULL: Final = 30
-CLASH: Final = 31
-FRAGMENT_OVERLAP: Final = 32
+HELPER_PARTIAL: Final = 28
+HELPER_EXPECT_FULL: Final = 29
+CLASH: Final = 30
+FRAGMENT_OVERLAP: Final = 31
+SOURCE_FULL: Final = 32
 
 _ALL: Final = (
     ("", ""),
@@ -77,11 +77,11 @@ _ALL: Final = (
     ("sctp-state", "this SCTP chunk cannot come in the association's state"),
     ("sctp-new", "no association, and this SCTP chunk cannot open one"),
     ("table-full", "the table of connections is full and none could be dropped for this one"),
-    ("tcp-reopen", "the connection was reopened more than once while this packet was judged"),
     ("helper-partial", "a helper's command is cut by the end of the segment"),
     ("expect-full", "the table of expectations is full"),
     ("clash", "another connection already has this tuple"),
     ("fragment-overlap", "a fragment that overlaps another one of its datagram, or lies beyond its end"),
+    ("source-full", "the source has as many connections in the table as one source may have"),
 )
 
 NAMES: Final = tuple([name for name, _ in _ALL])

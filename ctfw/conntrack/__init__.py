@@ -9,7 +9,8 @@ and keeps the table that it needs for that. It knows packets, time as a number, 
 ``conn``        one connection
 ``table``       the connections by tuple; expiry, early drop, the limit
 ``tcp``         transitions as a table, windows as code
-``udp`` ``icmp`` ``generic``   the simpler protocols
+``sctp``        chunks as a table, verification tags as code
+``udp`` ``icmp`` ``gre`` ``generic``   the simpler protocols
 ``expect``      connections that helpers announced
 ``helpers/``    FTP, IRC, TFTP: read a connection's payload, announce the next one
 ``tracker``     ties these together: ``track`` before the rules, ``confirm`` after them

@@ -57,16 +57,47 @@ class TcpTrack:
 
 
 @mypyc_attr(acyclic=True)
+class SctpTrack:
+    """The verification tags of an SCTP association and who has tried to open it; written by ``sctp`` alone.
+
+    ``vtags`` and ``opened`` (1 when an INIT was seen) are indexed by the direction of the packets. ``doubted`` is the
+    direction of a heartbeat whose tag was wrong, or -1.
+    """
+
+    __slots__ = ("doubted", "opened", "vtags")
+
+    def __init__(self) -> None:
+        self.vtags: list[int] = [0, 0]
+        self.opened: list[int] = [0, 0]
+        self.doubted: i64 = -1
+
+
+@mypyc_attr(acyclic=True)
+class GreTrack:
+    """The timeouts of a GRE connection, in nanoseconds: what was set when it began."""
+
+    __slots__ = ("timeout", "timeout_stream")
+
+    def __init__(self, timeout: i64, timeout_stream: i64) -> None:
+        self.timeout: i64 = timeout
+        self.timeout_stream: i64 = timeout_stream
+
+
+@mypyc_attr(acyclic=True)
 class Conn:
     """A connection. ``key`` and ``reply_key`` are its two tuples (ctfw.packet), ``status`` bits of ``state``.
 
-    ``l4state`` is the protocol's own state (TCP: SYN_SENT ...); ``created`` and ``expires`` are nanoseconds of the
-    caller's clock; ``mark`` starts as its master's. ``generation`` is that of the rules that last accepted it.
+    ``l4state`` is the protocol's own state (TCP: SYN_SENT ...), and ``tcp`` or ``l4`` what else it must remember;
+    ``created`` and ``expires`` are nanoseconds of the caller's clock; ``mark`` starts as its master's. ``generation``
+    is that of the rules that last accepted it, ``track`` (LOOSE, LIBERAL of ``state``) what a rule asked for before it
+    was tracked. Packets and bytes are counted in each direction, whether or not the ``acct`` knob shows them: it costs
+    no more than a nanosecond.
     """
 
     __slots__ = (
-        "created", "expires", "generation", "helper", "helper_data", "key", "l4state", "mark", "master", "next",
-        "previous", "reply_key", "status", "tcp",
+        "created", "expires", "generation", "helper", "helper_data", "key", "l4", "l4state", "mark", "master", "next",
+        "original_bytes", "original_packets", "previous", "reply_bytes", "reply_key", "reply_packets", "status", "tcp",
+        "track",
     )  # fmt: skip
 
     def __init__(self, key: bytes, reply_key: bytes, now: i64) -> None:
@@ -79,7 +110,13 @@ class Conn:
         self.mark: i64 = 0
         self.generation: i64 = 0
         self.helper: i64 = 0
+        self.track: i64 = 0
+        self.original_packets: i64 = 0
+        self.original_bytes: i64 = 0
+        self.reply_packets: i64 = 0
+        self.reply_bytes: i64 = 0
         self.tcp: TcpTrack | None = None
+        self.l4: SctpTrack | GreTrack | None = None
         self.helper_data: list[int] | None = None
         self.master: Conn | None = None
         self.previous: Conn | None = None

@@ -6,12 +6,12 @@ Formats: CONNTRACK.md section 8. For people and programs that ask; the packet's 
 import socket
 from typing import Any
 
-from ctfw.conntrack.conn import Conn
+from ctfw.conntrack import sctp, tcp
+from ctfw.conntrack.conn import Conn, GreTrack
 from ctfw.conntrack.expect import Expectation
-from ctfw.conntrack.settings import SECOND
+from ctfw.conntrack.settings import HELPER_NAMES, SECOND
 from ctfw.conntrack.state import ASSURED, SEEN_REPLY
-from ctfw.conntrack.tcp import STATE_NAMES
-from ctfw.packet import GRE, ICMP, ICMPV6, TCP, is_port_protocol
+from ctfw.packet import GRE, ICMP, ICMPV6, SCTP, TCP, address_size, is_port_protocol
 
 _NAMES = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 
@@ -20,7 +20,7 @@ class Tuple:
     """One direction of a connection, taken apart for printing."""
 
     def __init__(self, key: bytes) -> None:
-        size = 4 if len(key) == 13 else 16
+        size = address_size(key)
         parts = key[1 + 2 * size :]
         self.proto = key[0]
         self.is_ipv4 = size == 4
@@ -28,6 +28,7 @@ class Tuple:
         self.dst = key[1 + size : 1 + 2 * size]
         self.sport = int.from_bytes(parts[:2], "big")
         self.dport = int.from_bytes(parts[2:4], "big")
+        self.zone = int.from_bytes(parts[4:], "big")
 
 
 def _address(address: bytes, full: bool) -> str:
@@ -52,8 +53,17 @@ def _tuple_text(key: bytes, full: bool) -> str:
 
 def _state_text(conn: Conn) -> str:
     if conn.key[0] == TCP:
-        return STATE_NAMES[conn.l4state] + " "
+        return tcp.STATE_NAMES[conn.l4state] + " "
+    if conn.key[0] == SCTP:
+        return sctp.STATE_NAMES[conn.l4state] + " "
     return ""
+
+
+def _gre_text(conn: Conn) -> str:
+    gre = conn.l4
+    if not isinstance(gre, GreTrack):
+        return ""
+    return f"timeout={gre.timeout // SECOND}, stream_timeout={gre.timeout_stream // SECOND} "
 
 
 def seconds_left(conn: Conn, now: int) -> int:
@@ -61,25 +71,32 @@ def seconds_left(conn: Conn, now: int) -> int:
     return max(conn.expires - now, 0) // SECOND
 
 
-def _body(conn: Conn, now: int, full: bool) -> str:
+def _body(conn: Conn, now: int, full: bool, acct: bool) -> str:
+    original, reply = "", ""
+    if acct:
+        original = f"packets={conn.original_packets} bytes={conn.original_bytes} "
+        reply = f"packets={conn.reply_packets} bytes={conn.reply_bytes} "
     return (
-        f"{seconds_left(conn, now)} {_state_text(conn)}{_tuple_text(conn.key, full)}"
-        f"{'' if conn.status & SEEN_REPLY else '[UNREPLIED] '}{_tuple_text(conn.reply_key, full)}"
-        f"{'[ASSURED] ' if conn.status & ASSURED else ''}mark={conn.mark} "
+        f"{seconds_left(conn, now)} {_state_text(conn)}{_gre_text(conn) if full else ''}"
+        f"{_tuple_text(conn.key, full)}{original}{'' if conn.status & SEEN_REPLY else '[UNREPLIED] '}"
+        f"{_tuple_text(conn.reply_key, full)}{reply}{'[ASSURED] ' if conn.status & ASSURED else ''}mark={conn.mark} "
     )
 
 
-def proc_line(conn: Conn, now: int) -> str:
-    """The connection as a line of /proc/net/nf_conntrack."""
+def proc_line(conn: Conn, now: int, acct: bool = False) -> str:
+    """The connection as a line of /proc/net/nf_conntrack; with packets and bytes when ``acct`` is set."""
     proto = conn.key[0]
-    family = "ipv4     2" if len(conn.key) == 13 else "ipv6     10"
-    return f"{family} {_NAMES.get(proto, 'unknown'):<8} {proto} {_body(conn, now, True)}zone=0 use=2"
+    family = "ipv4     2" if address_size(conn.key) == 4 else "ipv6     10"
+    name = _NAMES.get(proto, "unknown")
+    return f"{family} {name:<8} {proto} {_body(conn, now, True, acct)}zone={Tuple(conn.key).zone} use=2"
 
 
-def conntrack_line(conn: Conn, now: int) -> str:
-    """The connection as ``conntrack -L`` prints it."""
+def conntrack_line(conn: Conn, now: int, acct: bool = False) -> str:
+    """The connection as ``conntrack -L`` prints it; with packets and bytes when ``acct`` is set."""
     proto = conn.key[0]
-    return f"{_NAMES.get(proto, 'unknown'):<8} {proto} {_body(conn, now, False)}use=1"
+    zone = Tuple(conn.key).zone
+    extras = (f"zone={zone} " if zone else "") + (f"helper={HELPER_NAMES[conn.helper]} " if conn.helper else "")
+    return f"{_NAMES.get(proto, 'unknown'):<8} {proto} {_body(conn, now, False, acct)}{extras}use=1"
 
 
 def _tuple_dict(key: bytes) -> dict[str, Any]:
@@ -89,14 +106,16 @@ def _tuple_dict(key: bytes) -> dict[str, Any]:
         found |= {"sport": one.sport, "dport": one.dport}
     elif one.proto in (ICMP, ICMPV6):
         found |= {"type": one.dport >> 8, "code": one.dport & 0xFF, "id": one.sport}
+    elif one.proto == GRE:
+        found |= {"srckey": one.sport, "dstkey": one.dport}
     return found
 
 
-def as_dict(conn: Conn, now: int) -> dict[str, Any]:
+def as_dict(conn: Conn, now: int, acct: bool = False) -> dict[str, Any]:
     """The connection as plain data, for JSON: seconds for ``timeout``, the kernel's words for the rest."""
     proto = conn.key[0]
-    return {
-        "family": "ipv4" if len(conn.key) == 13 else "ipv6",
+    found: dict[str, Any] = {
+        "family": "ipv4" if address_size(conn.key) == 4 else "ipv6",
         "proto": _NAMES.get(proto, str(proto)),
         "protonum": proto,
         "timeout": seconds_left(conn, now),
@@ -106,15 +125,20 @@ def as_dict(conn: Conn, now: int) -> dict[str, Any]:
         "unreplied": not conn.status & SEEN_REPLY,
         "assured": bool(conn.status & ASSURED),
         "mark": conn.mark,
+        "zone": Tuple(conn.key).zone,
     }
+    if acct:
+        found["original"] |= {"packets": conn.original_packets, "bytes": conn.original_bytes}
+        found["reply"] |= {"packets": conn.reply_packets, "bytes": conn.reply_bytes}
+    return found
 
 
 def expect_line(one: Expectation, now: int) -> str:
     """The expectation as a line of /proc/net/nf_conntrack_expect."""
     family = 2 if len(one.dst) == 4 else 10
-    src = one.src if one.src else b"\0" * len(one.dst)
+    key = bytes([one.proto]) + (one.src or bytes(len(one.dst))) + one.dst + (one.sport or b"\0\0") + one.dport
+    flags = ",".join(["PERMANENT"] * one.permanent + ["INACTIVE"] * one.inactive)
     return (
-        f"{max(one.expires - now, 0) // SECOND} l3proto = {family} proto={one.proto} "
-        f"src={_address(src, True)} dst={_address(one.dst, True)} sport=0 "
-        f"dport={int.from_bytes(one.dport, 'big')} {one.helper_name()}"
+        f"{max(one.expires - now, 0) // SECOND} l3proto = {family} proto={one.proto} {_tuple_text(key, True)}"
+        f"{flags}{' ' * bool(flags)}{one.policy.full_name()}"
     )

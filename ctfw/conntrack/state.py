@@ -18,6 +18,15 @@ ASSURED: Final = 4
 CONFIRMED: Final = 8
 DYING: Final = 512
 
+# What a rule may ask for ahead of tracking, for one connection: to pick it up in its middle whatever tcp_loose says, and
+# never to hold it to its windows, as tcp_be_liberal does for all. LIBERAL includes nothing of LOOSE.
+LOOSE: Final = 2
+LIBERAL: Final = 3
+
+# What a protocol may answer about a packet besides 0 and reasons; ASSURE and others stand where they are used. IGNORED:
+# the packet belongs to its connection, which neither counts it nor lives longer for it.
+IGNORED: Final = -4
+
 
 def state_name(bits: int) -> str:
     """The name of one state bit; empty when conntrack itself dropped the packet before the rules."""

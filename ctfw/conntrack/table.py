@@ -11,6 +11,9 @@ Sharded into many small dictionaries, because one dictionary of two million keys
 second when it grows. The shard is picked by a secret permutation of a few key bytes (2 ns compiled; hashing the key a
 second time would cost 23): a stranger who does not know it cannot send all connections into one shard, and one who
 could would only bring back that stall, not a collision, for the dictionaries hash with Python's own secret.
+
+Who has how many connections is counted only on demand (``count_sources``): by the address that opened them, and in IPv6
+by its first 64 bits, the least that one subscriber gets.
 """
 
 from typing import Final
@@ -35,6 +38,8 @@ class Table:
         self._oldest: Conn | None = None
         self._newest: Conn | None = None
         self._swept: i64 = 0
+        self._counts_sources: bool = False
+        self._by_source: dict[bytes, int] = {}
         self.shards: int = SHARDS
 
     def __len__(self) -> int:
@@ -66,6 +71,9 @@ class Table:
         conn.status |= CONFIRMED
         if conn.status & ASSURED == 0:
             self._link(conn)
+        if self._counts_sources:
+            source = _source(conn.key)
+            self._by_source[source] = self._by_source.get(source, 0) + 1
         return True
 
     def remove(self, conn: Conn) -> None:
@@ -78,6 +86,29 @@ class Table:
         self._count -= 1
         if conn.status & ASSURED == 0:
             self._unlink(conn)
+        if self._counts_sources:
+            source = _source(conn.key)
+            left = self._by_source.get(source, 0) - 1
+            if left > 0:
+                self._by_source[source] = left
+            else:
+                self._by_source.pop(source, None)
+
+    def count_sources(self, wanted: bool) -> None:
+        """Begins or ends counting connections by source; when it begins, those in the table are counted."""
+        if wanted == self._counts_sources:
+            return
+        self._counts_sources = wanted
+        self._by_source = {}
+        if wanted:
+            for number in range(SHARDS):
+                for conn in self.shard(number):
+                    source = _source(conn.key)
+                    self._by_source[source] = self._by_source.get(source, 0) + 1
+
+    def count_of_source(self, key: bytes) -> int:
+        """How many connections the source of ``key`` has opened that are in the table; 0 unless they are counted."""
+        return self._by_source.get(_source(key), 0)
 
     def assure(self, conn: Conn) -> None:
         """Sets ASSURED: from now on the connection is not dropped to make room."""
@@ -140,3 +171,8 @@ class Table:
             after.previous = before
         conn.previous = None
         conn.next = None
+
+
+def _source(key: bytes) -> bytes:
+    """Whom a connection is counted for. An IPv6 key is the longer one, whatever else it holds."""
+    return key[1:9] if len(key) > 20 else key[1:5]

@@ -19,7 +19,7 @@ from mypy_extensions import i64
 from ctfw import reason
 from ctfw.conntrack.conn import Conn, Side, TcpTrack
 from ctfw.conntrack.settings import Settings
-from ctfw.conntrack.state import ASSURED, CONFIRMED, SEEN_REPLY
+from ctfw.conntrack.state import ASSURED, CONFIRMED, IGNORED, LIBERAL, LOOSE, SEEN_REPLY
 from ctfw.packet import ORIGINAL, REPLY, Packet, read16, read32
 
 NONE: Final = 0
@@ -176,7 +176,7 @@ def open_track(conn: Conn, packet: Packet, settings: Settings) -> i64:
     at = packet.l4
     flags: i64 = data[at + 13]
     state: i64 = _NEXT[segment_kind(flags) * 10]
-    if state == _INVALID or (state != SYN_SENT and not settings.tcp_loose):
+    if state == _INVALID or (state != SYN_SENT and not settings.tcp_loose and conn.track != LOOSE):
         return reason.TCP_NEW
     tcp = TcpTrack()
     side = tcp.original
@@ -199,9 +199,10 @@ def open_track(conn: Conn, packet: Packet, settings: Settings) -> i64:
 def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, settings: Settings) -> i64:
     """Steps the connection by one segment that passed the two checks above.
 
-    Returns 0 when the segment belongs to the connection and ASSURE when the connection is to be ASSURED from now on, a
-    reason when the segment is INVALID, REOPENED when the connection is over and the segment opens another (the caller
-    removes it and looks up again), DELETE when the segment belongs to the connection and ends it at once.
+    Returns 0 when the segment belongs to the connection, ASSURE when the connection is to be ASSURED from now on, and
+    IGNORED when the segment only passes; a reason when the segment is INVALID; REOPENED when the connection is over and
+    the segment opens another (the caller removes it and looks up again), DELETE when the segment belongs to the
+    connection and ends it at once.
     SEEN_REPLY of the status must not yet count this segment. Sets ``conn.l4state`` and ``conn.expires``.
     """
     data = packet.data
@@ -235,7 +236,7 @@ def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, s
             _clear(sender)
         else:
             _remember_ignored(tcp, packet, kind, direction, seq, ack, old, flags)
-            return 0
+            return IGNORED
     elif new == _INVALID:
         return reason.TCP_STATE
     elif new == TIME_WAIT:
@@ -247,7 +248,7 @@ def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, s
             and tcp.last_flags & _CHALLENGE
         ):
             tcp.last_flags &= ~_CHALLENGE  # RFC 5961 section 4: the answer to a stale SYN, not the last ACK
-            return 0
+            return IGNORED
     elif new == SYN_SENT2:
         tcp.last_flags |= _SIMULTANEOUS
     elif new == SYN_RECV:
@@ -282,7 +283,7 @@ def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, s
     if check_window:
         answer = _check_window(conn, tcp, sender, receiver, packet, direction, kind, seq, ack, flags, settings)
         if answer == _OUTSIDE:
-            return 0
+            return IGNORED
         if answer != 0:
             _remember_outside(conn, tcp, direction, kind, now, settings)
             return answer
@@ -298,7 +299,7 @@ def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, s
         if kind == RST:
             return DELETE
         if kind == SYN and old == SYN_SENT:
-            return 0  # sent again: does not live longer for it
+            return IGNORED  # sent again: does not live longer for it
         unacknowledged: i64 = settings.tcp_timeouts[_UNACKNOWLEDGED]
         if new == ESTABLISHED and timeout > unacknowledged:
             timeout = unacknowledged  # picked up, and nobody has answered yet
@@ -326,8 +327,8 @@ def _timeout(tcp: TcpTrack, new: i64, kind: i64, settings: Settings) -> i64:
     unacknowledged: i64 = timeouts[_UNACKNOWLEDGED]
     if tcp.retrans >= settings.tcp_max_retrans and normal > retrans:
         return retrans
-    if kind == RST and new == ESTABLISHED and normal > unacknowledged:
-        return unacknowledged
+    if kind == RST:
+        return timeouts[CLOSE]  # one that is not exact, too: measured, though it leaves the state as it is
     if (tcp.original.flags | tcp.reply.flags) & _UNACKED and normal > unacknowledged:
         return unacknowledged
     if tcp.last_win == 0 and normal > retrans:
@@ -432,7 +433,7 @@ def _check_window(
         seq = sender.end
         end = seq
 
-    is_liberal = sender.flags & _LIBERAL != 0 or settings.tcp_be_liberal
+    is_liberal = sender.flags & _LIBERAL != 0 or settings.tcp_be_liberal or conn.track == LIBERAL
     ack_window = sender.maxwin if sender.maxwin > _LEAST_ACK_WINDOW else _LEAST_ACK_WINDOW
     is_ack_recent = seq_after(sack, receiver.end - ack_window - 1)
     is_in_receive_window = receiver.maxwin == 0 or seq_after(end, sender.end - receiver.maxwin - 1)

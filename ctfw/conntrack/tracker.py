@@ -14,16 +14,18 @@ from mypy_extensions import i64
 
 from ctfw import reason
 from ctfw.checksum import is_checksum_good
-from ctfw.conntrack import generic, icmp, tcp, udp
+from ctfw.conntrack import generic, gre, icmp, sctp, tcp, udp
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.expect import Expectation, Expectations
 from ctfw.conntrack.helpers.inspect import inspect
-from ctfw.conntrack.settings import Settings
+from ctfw.conntrack.helpers.pptp import end_call
+from ctfw.conntrack.settings import PPTP, Settings
 from ctfw.conntrack.state import (
     CONFIRMED,
     DYING,
     ESTABLISHED,
     EXPECTED,
+    IGNORED,
     INVALID,
     NEW,
     RELATED,
@@ -31,7 +33,21 @@ from ctfw.conntrack.state import (
     UNTRACKED,
 )
 from ctfw.conntrack.table import Table
-from ctfw.packet import GRE, ICMP, ICMPV6, NO_DIRECTION, ORIGINAL, REPLY, TCP, UDP, UDPLITE, Packet, inverse
+from ctfw.packet import (
+    GRE,
+    ICMP,
+    ICMPV6,
+    NO_DIRECTION,
+    ORIGINAL,
+    REPLY,
+    SCTP,
+    TCP,
+    UDP,
+    UDPLITE,
+    Packet,
+    address_size,
+    inverse,
+)
 
 
 class Stats:
@@ -60,19 +76,28 @@ class Stats:
 
 
 class ConnTrack:
-    """The engine's memory. ``secret``: see ctfw.conntrack.table."""
+    """The engine's memory. ``secret``: see ctfw.conntrack.table.
+
+    ``zoned`` says that the settings have zones: then the caller writes the zone of each packet to ``zone`` before
+    ``track`` (two bytes, b"" for zone 0). An argument would cost every packet of those who have none.
+    """
 
     def __init__(self, settings: Settings, secret: bytes = bytes(range(256))) -> None:
         self.settings = settings
         self.stats = Stats()
         self.table = Table(secret)
+        self.table.count_sources(settings.per_source != 0)
         self._expectations = Expectations()
+        self._calls = gre.Calls()
+        self.zoned: bool = len(settings.zones) != 0
+        self.zone: bytes = b""
+        self.leniency: i64 = 0  # what a rule asks for in case the packet opens a connection: LOOSE, LIBERAL of ``state``
 
     def track(self, packet: Packet, check: bool, now: i64) -> Conn | None:
         """Says what the packet is: writes its state, direction and reason, and returns its connection if it has one.
 
         ``check``: its checksum is still to be verified. The connection of a NEW packet is unconfirmed until
-        ``confirm``. Never raises, whatever the bytes.
+        ``confirm``. Never raises, whatever the bytes. When there are zones, ``zone`` says which one the packet is in.
         """
         if packet.reason != 0:
             return self._invalid(packet, packet.reason)
@@ -89,6 +114,10 @@ class ConnTrack:
                 return self._track_error(packet, now)
             if kind != icmp.QUERY:
                 return self._invalid(packet, kind)
+        elif proto == GRE and self._calls.count and gre.is_enhanced(packet):
+            packet.key = self._calls.complete(packet.key, now)
+        if self.zoned:
+            packet.key = packet.key + self.zone
         conn = self._resolve(packet, now)
         if conn is None:
             return None
@@ -96,7 +125,7 @@ class ConnTrack:
         if answer == tcp.REOPENED:
             # The tuple's former connection is over. What is found now is unconfirmed, so it cannot happen again.
             self.stats.search_restart += 1
-            self.table.remove(conn)
+            self.remove(conn, now)
             conn = self._resolve(packet, now)
             if conn is None:
                 return None
@@ -109,6 +138,12 @@ class ConnTrack:
             self.table.remove(conn)
         if packet.direction == REPLY:
             conn.status |= SEEN_REPLY
+            if answer != IGNORED:
+                conn.reply_packets += 1
+                conn.reply_bytes += packet.length
+        elif answer != IGNORED:
+            conn.original_packets += 1
+            conn.original_bytes += packet.length
         return conn
 
     def confirm(self, packet: Packet, conn: Conn, now: i64) -> i64:
@@ -117,20 +152,28 @@ class ConnTrack:
         Returns 0, or the reason why the packet must be dropped after all.
         """
         if conn.helper != 0 and packet.proto == conn.key[0]:
-            answer = inspect(conn, packet, self._expectations, self.settings, now)
+            answer = inspect(conn, packet, self._expectations, self._calls, self.table, self.settings, now)
+            self.stats.expect_create = self._expectations.created
             if answer != 0:
                 self.stats.drop += 1
+                if conn.status & CONFIRMED == 0:
+                    self._expectations.remove_master(conn)  # it may have announced something before it failed
                 return answer
         if conn.status & (CONFIRMED | DYING) == 0:
             if not self.table.insert(conn, now):
                 self.stats.insert_failed += 1
                 self.stats.drop += 1
+                self._expectations.remove_master(conn)
                 return reason.CLASH
             self.stats.insert += 1
         return 0
 
     def extend(self, conn: Conn, packet: Packet, size: i64) -> None:
         """A later fragment brought ``size`` more bytes of a segment whose first one was tracked on ``conn``."""
+        if packet.direction == ORIGINAL:
+            conn.original_bytes += size
+        else:
+            conn.reply_bytes += size
         track = conn.tcp
         if track is not None:
             tcp.extend(track, packet.direction, size)
@@ -140,30 +183,45 @@ class ConnTrack:
         self.stats.expired += self.table.sweep(now)
         if self._expectations.count:
             self._expectations.sweep(now)
+        if self._calls.count:
+            self._calls.sweep(now)
 
     def expectations(self) -> list[Expectation]:
-        """The expectations, expired ones included."""
+        """The expectations of living masters, expired ones included."""
         return self._expectations.all()
 
-    def remove(self, conn: Conn) -> None:
-        """Takes one connection and its expectations out."""
+    def remove(self, conn: Conn, now: i64) -> None:
+        """Takes one connection out, and with it what it expects and, when it is PPTP's, the call's tunnel."""
         self.table.remove(conn)
+        if conn.helper == PPTP:
+            end_call(conn, self._expectations, self._calls, self.table, now)
         self._expectations.remove_master(conn)
 
     def flush(self) -> None:
         """Forgets every connection and expectation."""
         self.table.clear()
-        self._expectations = Expectations()
+        self._expectations.clear()
+        self._calls = gre.Calls()
 
     def reconfigure(self, settings: Settings) -> None:
         """New settings from the next packet on. What a connection was given by the old ones it keeps."""
         self.settings = settings
+        self.table.count_sources(settings.per_source != 0)
+        self.zoned = len(settings.zones) != 0
+        self.zone = b""
 
     def _invalid(self, packet: Packet, why: i64) -> Conn | None:
         packet.state = INVALID
         packet.direction = NO_DIRECTION
         packet.reason = why
         self.stats.invalid += 1
+        return None
+
+    def _refuse(self, packet: Packet, why: i64) -> Conn | None:
+        """No room for the packet's connection: dropped before the rules."""
+        packet.state = 0
+        packet.reason = why
+        self.stats.drop += 1
         return None
 
     def _resolve(self, packet: Packet, now: i64) -> Conn | None:
@@ -187,14 +245,14 @@ class ConnTrack:
         if reply_key == b"":
             return self._invalid(packet, reason.ICMP_NO_INVERSE)
         settings = self.settings
+        if settings.per_source != 0 and self.table.count_of_source(packet.key) >= settings.per_source:
+            return self._refuse(packet, reason.SOURCE_FULL)
         if settings.max != 0 and len(self.table) >= settings.max:
             if self.table.early_drop() is None:
-                packet.state = 0
-                packet.reason = reason.TABLE_FULL
-                self.stats.drop += 1
-                return None
+                return self._refuse(packet, reason.TABLE_FULL)
             self.stats.early_drop += 1
         conn = Conn(packet.key, reply_key, now)
+        conn.track = self.leniency
         packet.direction = ORIGINAL
         packet.state = NEW
         expected = self._expectations.take(packet.key, now) if self._expectations.count else None
@@ -202,8 +260,14 @@ class ConnTrack:
             conn.status = EXPECTED
             conn.master = expected.master
             conn.mark = expected.master.mark
+            conn.helper = expected.assign
             packet.state = RELATED
             self.stats.expect_new += 1
+            if packet.proto == GRE:
+                self._calls.fulfil(expected.master, conn)
+                other = self._expectations.find_exactly(reply_key, now)  # the call's other direction, now known
+                if other is not None:
+                    self._expectations.remove(other)
         elif settings.helpers and (packet.proto == TCP or packet.proto == UDP):
             conn.helper = settings.helpers.get((packet.proto, packet.dport), 0)
         return conn
@@ -241,8 +305,15 @@ class ConnTrack:
                 return reason.ICMP_NEW
             conn.expires = now + (settings.icmp_timeout if proto == ICMP else settings.icmpv6_timeout)
             return 0
+        if proto == SCTP:
+            answer = sctp.check(packet)
+            if answer != 0:
+                return answer
+            if must_check and not is_checksum_good(packet):
+                return reason.CHECKSUM
+            return sctp.track(conn, packet, packet.direction, self.table, now, settings)
         if proto == GRE:
-            return generic.track_gre(conn, now, settings)
+            return gre.track(conn, now, settings)
         generic.track(conn, now, settings)
         return 0
 
@@ -251,14 +322,16 @@ class ConnTrack:
         quoted = icmp.quoted_key(packet)
         if quoted == b"":
             return self._invalid(packet, reason.ICMP_ERROR_QUOTE)
-        key = inverse(quoted)
+        if quoted[0] == GRE and self._calls.count:
+            quoted = self._calls.complete(quoted, now)
+        key = inverse(quoted + self.zone)
         if key == b"":
             return self._invalid(packet, reason.ICMP_ERROR_QUOTE)
         conn = self.table.find(key, now)
         if conn is None:
             return self._invalid(packet, reason.ICMP_ERROR_UNKNOWN)
-        half = (len(key) - 5) >> 1
-        if key[1 + half : 1 + 2 * half] != packet.dst:
+        size = address_size(key)
+        if key[1 + size : 1 + 2 * size] != packet.dst:
             return self._invalid(packet, reason.ICMP_ERROR_ADDRESS)
         packet.state = RELATED
         packet.direction = ORIGINAL if conn.key == key else REPLY

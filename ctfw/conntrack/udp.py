@@ -30,8 +30,10 @@ def check(packet: Packet) -> i64:
     if packet.more:
         return 0  # the rest of the datagram is still to come
     if packet.proto == UDPLITE:
+        if read16(packet.data, packet.l4 + 6) == 0:
+            return reason.CHECKSUM  # RFC 3828 section 3.1: there must be one
         if length == 0:
-            return 0  # covers the whole packet; and RFC 3828 has no sum of zero
+            return 0  # covers the whole packet
         return reason.UDP_LENGTH if length < 8 or length > left else 0
     return reason.UDP_LENGTH if length < 8 or length > left else 0
 

@@ -2,31 +2,32 @@
 
 ``Engine.packet(raw, now) -> (state, direction)``, ``Engine.verdict(accept)``, ``Engine.table() -> lines``. There are no
 rules here: whoever compares decides what is accepted. Two things that the compared kernel has and a packet does not
-show are taken over: UDP to port 9999 is untracked, and FTP, IRC and TFTP helpers serve their usual ports. When
-``sysctl`` names the namespace's /proc/sys/net/netfilter, its knobs are followed.
+show are taken over: UDP to port 9999 is untracked, and FTP, IRC, TFTP and PPTP helpers serve their usual ports.
+``follow_sysctls`` makes it follow the knobs of the gateway namespace that its process has made.
 """
 
+import ctypes
 import glob
 import os
+from collections.abc import Mapping
 
 from ctfw.conntrack import record
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.settings import Settings
-from ctfw.conntrack.state import CONFIRMED, state_name
+from ctfw.conntrack.state import ASSURED, CONFIRMED, EXPECTED, SEEN_REPLY, state_name
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.packet import DIRECTION_NAMES, UDP, Packet, decode
 
-_HELPERS = {"ftp": [21], "irc": [6667], "tftp": [69]}
+_HELPERS = {"ftp": [21], "irc": [6667], "tftp": [69], "pptp": [1723]}
 _NOTRACK_PORT = 9999
 _KNOBS = ("checksum", "tcp_loose", "tcp_be_liberal", "udp_timeout")
+_STATUS = {"EXPECTED": EXPECTED, "SEEN_REPLY": SEEN_REPLY, "ASSURED": ASSURED, "CONFIRMED": CONFIRMED}
 
 
 class Knobs:
     """The sysctls of one network namespace, read through descriptors that were opened in it."""
 
     def __init__(self, namespace: str) -> None:
-        import ctypes
-
         libc = ctypes.CDLL(None, use_errno=True)
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         there = os.open(namespace, os.O_RDONLY)
@@ -52,11 +53,12 @@ class Engine:
         self._packet: Packet | None = None
         self._conn: Conn | None = None
         self._now = 0
-        self._values: dict[str, int] = {}
+        self._values: Mapping[str, int] = {}
         self._knobs: Knobs | None = None
         self._follow = follow_sysctls
 
     def packet(self, raw: bytes, now: float) -> tuple[str, str | None]:
+        """State and direction of one packet at ``now``, in seconds."""
         self._follow_kernel()
         self._now = int(now * 1e9)
         packet = decode(raw, len(raw))
@@ -66,18 +68,40 @@ class Engine:
         self._conn = self._tracker.track(packet, True, self._now)
         return state_name(packet.state), DIRECTION_NAMES[packet.direction] if packet.direction >= 0 else None
 
-    def verdict(self, accept: bool) -> None:
-        if accept and self._conn is not None and self._packet is not None:
-            self._tracker.confirm(self._packet, self._conn, self._now)
+    def status(self) -> frozenset[str]:
+        """The status bits of that packet's connection, before the verdict."""
+        if self._conn is None:
+            return frozenset()
+        return frozenset(name for name, bit in _STATUS.items() if self._conn.status & bit)
 
-    def table(self) -> list[str]:
+    def verdict(self, accept: bool) -> bool:
+        """What the rules say to that packet; False when it goes no further, be it for a helper."""
+        if not accept:
+            return False
+        if self._conn is None or self._packet is None:
+            return True
+        return self._tracker.confirm(self._packet, self._conn, self._now) == 0
+
+    def table(self, now: float | None = None) -> list[str]:
+        """What stands in /proc/net/nf_conntrack for the living connections."""
+        when = self._now if now is None else int(now * 1e9)
         table = self._tracker.table
         return [
-            record.proc_line(conn, self._now)
+            record.proc_line(conn, when)
             for number in range(table.shards)
             for conn in table.shard(number)
-            if conn.expires > self._now and conn.status & CONFIRMED
+            if conn.expires > when and conn.status & CONFIRMED
         ]
+
+    def expectations(self, now: float) -> list[str]:
+        """What stands in /proc/net/nf_conntrack_expect."""
+        when = int(now * 1e9)
+        return [record.expect_line(one, when) for one in self._tracker.expectations() if one.expires > when]
+
+    def set(self, values: Mapping[str, int]) -> None:
+        """New knobs from the next packet on; those that ``values`` does not name get their defaults."""
+        self._values = values
+        self._tracker.reconfigure(Settings({**values, "max": 0}, _HELPERS))
 
     def flush(self) -> None:
         self._tracker.flush()
@@ -91,5 +115,4 @@ class Engine:
         if self._knobs is not None:
             values = self._knobs.read()
             if values != self._values:
-                self._values = values
-                self._tracker.reconfigure(Settings(values | {"max": 0}, _HELPERS))
+                self.set(values)

@@ -5,24 +5,23 @@ that somebody made the server echo. So the last two places behind a line end are
 first line of a connection is never read. A line that begins like an announcement and then is none, or is cut by the end
 of the segment, is not let through: the ends would agree on something that we did not see.
 
-The announced address must be the announcer's own, or nothing is expected.
+The announced address must be the announcer's own, or nothing is expected. CONNTRACK.md section 6.
 """
 
-import socket
 from typing import Final
 
 from mypy_extensions import i64
 
 from ctfw import reason
 from ctfw.conntrack.conn import Conn
-from ctfw.conntrack.expect import Expectation, Expectations
+from ctfw.conntrack.expect import Expectation, Expectations, Policy
+from ctfw.conntrack.helpers.addresses import read_ipv6
 from ctfw.conntrack.settings import FTP, SECOND, Settings
 from ctfw.conntrack.state import ESTABLISHED
 from ctfw.conntrack.tcp import seq_before
 from ctfw.packet import AF_INET, BYTE, ORIGINAL, TCP, Packet, read32
 
-_LIFETIME: Final = 300 * SECOND
-_MOST: Final = 1
+POLICY: Final = Policy(FTP, "", 1, 300 * SECOND)
 
 # What a command makes of its argument.
 _ADDRESS_PORT: Final = 0
@@ -55,8 +54,6 @@ def inspect(conn: Conn, packet: Packet, expectations: Expectations, settings: Se
             return reason.HELPER_PARTIAL
         if found != b"":
             answer = _expect(conn, packet, found, expectations, settings, now)
-            if answer != 0:
-                return answer
     if len(payload) == packet.end - at and payload[len(payload) - 1] == 10:
         _remember_line_end(conn, packet.direction, (seq + len(payload)) & 0xFFFFFFFF)
     return answer
@@ -66,10 +63,12 @@ def _expect(conn: Conn, packet: Packet, found: bytes, expectations: Expectations
     """``found`` is the announced address (empty: the sender's own) and the port."""
     src = packet.src
     address = found[: len(found) - 2]
+    if len(address) == 4:
+        address += src[4:]  # six numbers on an IPv6 connection say the address's first four bytes: measured
     if address != b"" and address != src:
         return 0
-    one = Expectation(conn, TCP, packet.dst, src, found[len(found) - 2 :], now + _LIFETIME, FTP)
-    return 0 if expectations.add(one, _MOST, settings.expect_max, now) else reason.HELPER_EXPECT_FULL
+    one = Expectation(conn, POLICY, TCP, packet.dst, src, found[len(found) - 2 :], now)
+    return expectations.require(one, settings.expect_max, now)
 
 
 def _announced(payload: bytes, packet: Packet) -> bytes:
@@ -107,10 +106,11 @@ def _argument(text: bytes, form: int, family: i64) -> bytes:
         return _port(text, 3) if text[1] == text[0] else _PARTIAL
     if text[1] != (49 if family == AF_INET else 50):
         return _PARTIAL
-    end = text.find(BYTE[text[0]], 3)
-    if end < 0:
-        return _PARTIAL
-    address = _address(text[3:end], family)
+    if family == AF_INET:
+        end: i64 = text.find(BYTE[text[0]], 3)
+        address = _four_numbers(text[3:end]) if end >= 0 else b""
+    else:
+        address, end = read_ipv6(text, 3, len(text), text[0])
     port = _port(text, end + 1)
     return _PARTIAL if address == b"" or port == _PARTIAL else address + port
 
@@ -156,25 +156,20 @@ def _port(text: bytes, start: int) -> bytes:
     return _PARTIAL
 
 
-def _address(text: bytes, family: i64) -> bytes:
-    """An address as text in bytes; empty when it is none."""
-    if family == AF_INET:
-        parts = text.split(b".")
-        if len(parts) != 4:
-            return b""
-        address: i64 = 0
-        for part in parts:
-            number: i64 = 0
-            for byte in part:
-                if not 48 <= byte <= 57:
-                    return b""
-                number = (number * 10 + byte - 48) & 0xFFFFFFFF
-            address = ((address << 8) | number) & 0xFFFFFFFF
-        return int(address).to_bytes(4, "big")
-    try:
-        return socket.inet_pton(socket.AF_INET6, text.decode("ascii"))
-    except (OSError, UnicodeDecodeError, ValueError):
+def _four_numbers(text: bytes) -> bytes:
+    """``h1.h2.h3.h4`` as four bytes; empty when it is none. Numbers are not checked for range."""
+    parts = text.split(b".")
+    if len(parts) != 4:
         return b""
+    address: i64 = 0
+    for part in parts:
+        number: i64 = 0
+        for byte in part:
+            if not 48 <= byte <= 57:
+                return b""
+            number = (number * 10 + byte - 48) & 0xFFFFFFFF
+        address = ((address << 8) | number) & 0xFFFFFFFF
+    return int(address).to_bytes(4, "big")
 
 
 def _is_line_start(conn: Conn, direction: i64, seq: i64) -> bool:
@@ -197,10 +192,10 @@ def _remember_line_end(conn: Conn, direction: i64, seq: i64) -> None:
     if known[first] < 2:
         known[first] += 1
         known[first + known[first]] = seq
-    elif seq_before(known[first + 1], known[first + 2]):
-        known[first + 1] = seq
     else:
-        known[first + 2] = seq
+        oldest = first + (1 if seq_before(known[first + 1], known[first + 2]) else 2)
+        if seq_before(known[oldest], seq):
+            known[oldest] = seq
 
 
 assert ORIGINAL == 0  # _COMMANDS is indexed by direction

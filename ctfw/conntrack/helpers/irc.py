@@ -2,26 +2,25 @@
 
 ``PRIVMSG somebody :\\1DCC SEND file 3232235777 5000\\1``. Who will come is not said, so any source is expected. IPv4
 only, because the protocol writes the address as one decimal number. Read only from the client, only at the start of a
-segment, and only with the line end in sight.
+segment, and only with the line end in sight. CONNTRACK.md section 6.
 """
 
 from typing import Final
 
 from mypy_extensions import i64
 
-from ctfw import reason
 from ctfw.conntrack.conn import Conn
-from ctfw.conntrack.expect import Expectation, Expectations
+from ctfw.conntrack.expect import Expectation, Expectations, Policy
 from ctfw.conntrack.settings import IRC, SECOND, Settings
 from ctfw.conntrack.state import ESTABLISHED
 from ctfw.packet import AF_INET, ORIGINAL, TCP, Packet
 
-_LIFETIME: Final = 300 * SECOND
-_MOST: Final = 8
+POLICY: Final = Policy(IRC, "", 8, 300 * SECOND)
 _LONGEST: Final = 4095
 _OFFERS: Final = (b"SEND ", b"CHAT ", b"MOVE ", b"TSEND ", b"SCHAT ")
 
-# Least bytes behind the place where ``PRIVMSG x `` and where `` :\1DCC CHAT t AAAAAAAA P\1\n`` are looked for.
+# Least bytes behind the place where ``PRIVMSG x `` and where `` :\1DCC CHAT t AAAAAAAA P\1\n`` are looked for, and
+# behind a byte of the word before the numbers.
 _LEAST_COMMAND: Final = 10
 _LEAST_OFFER: Final = 26
 _LEAST_NUMBERS: Final = 12
@@ -36,41 +35,43 @@ def inspect(conn: Conn, packet: Packet, expectations: Expectations, settings: Se
     if at >= packet.end:
         return 0
     text = packet.data[at : packet.end][:_LONGEST]
-    start = 0
-    while start < len(text) - _LEAST_COMMAND and text[start] in b" \r\n":
+    size: i64 = len(text)
+    start: i64 = 0
+    while start < size - _LEAST_COMMAND and text[start] in b" \r\n":
         start += 1
-    if start < len(text) - _LEAST_COMMAND:
+    if start < size - _LEAST_COMMAND:
         if text[start : start + 8].lower() != b"privmsg ":
             return 0
         start += 8
-    start = text.find(b" :", start)
-    if start < 0 or start >= len(text) - _LEAST_OFFER or text[start + 2 : start + 7] != b"\1DCC ":
-        return 0
-    start += 7
-    for offer in _OFFERS:
-        if text.startswith(offer, start):
-            address, port = _numbers(text, start + len(offer))
-            if port == 0 or int(address).to_bytes(4, "big") != packet.src:
-                continue
-            one = Expectation(conn, TCP, b"", packet.src, int(port).to_bytes(2, "big"), now + _LIFETIME, IRC)
-            return 0 if expectations.add(one, _MOST, settings.expect_max, now) else reason.HELPER_EXPECT_FULL
-    return 0
+    while True:
+        start = text.find(b" :", start)
+        if start < 0 or start >= size - _LEAST_OFFER or not text.startswith(b"\1DCC ", start + 2):
+            return 0
+        start += 7
+        for offer in _OFFERS:
+            if text.startswith(offer, start):
+                address, port = _numbers(text, start + len(offer))
+                if port == 0 or int(address).to_bytes(4, "big") != packet.src:
+                    return 0
+                one = Expectation(conn, POLICY, TCP, b"", packet.src, int(port).to_bytes(2, "big"), now)
+                return expectations.require(one, settings.expect_max, now)
 
 
-def _numbers(text: bytes, start: int) -> tuple[int, int]:
+def _numbers(text: bytes, start: i64) -> tuple[i64, i64]:
     """Address and port behind the word at ``start``; (0, 0) when they are not there."""
-    blank = text.find(b" ", start)
-    if blank < 0 or blank + 1 > len(text) - _LEAST_NUMBERS or text.find(b"\n", blank) < 0:
-        return (0, 0)
+    size: i64 = len(text)
+    blank: i64 = text.find(b" ", start)
+    if blank < 0 or blank > size - _LEAST_NUMBERS or text.find(b"\n", blank) < 0:
+        return 0, 0
     at = blank + 1
     address: i64 = 0
-    while at < len(text) and 48 <= text[at] <= 57:
+    while at < size and 48 <= text[at] <= 57:
         address = (address * 10 + text[at] - 48) & 0xFFFFFFFF
         at += 1
-    while at < len(text) and text[at] == 32:
+    while at < size and text[at] == 32:
         at += 1
     port: i64 = 0
-    while at < len(text) and 48 <= text[at] <= 57:
+    while at < size and 48 <= text[at] <= 57:
         port = (port * 10 + text[at] - 48) & 0xFFFF
         at += 1
-    return (address, port)
+    return address, port

@@ -4,14 +4,12 @@ from typing import Final
 
 from mypy_extensions import i64
 
-from ctfw import reason
 from ctfw.conntrack.conn import Conn
-from ctfw.conntrack.expect import Expectation, Expectations
+from ctfw.conntrack.expect import Expectation, Expectations, Policy
 from ctfw.conntrack.settings import SECOND, TFTP, Settings
-from ctfw.packet import UDP, Packet, read16
+from ctfw.packet import UDP, Packet, address_size, read16
 
-_LIFETIME: Final = 300 * SECOND
-_MOST: Final = 1
+POLICY: Final = Policy(TFTP, "", 1, 300 * SECOND)
 _READ_REQUEST: Final = 1
 _WRITE_REQUEST: Final = 2
 
@@ -26,8 +24,9 @@ def inspect(conn: Conn, packet: Packet, expectations: Expectations, settings: Se
         return 0
     # The reply tuple: from the server (any port) to the client's address and port.
     key = conn.reply_key
-    half = (len(key) - 5) >> 1
-    src = key[1 : 1 + half]
-    dst = key[1 + half : 1 + 2 * half]
-    one = Expectation(conn, UDP, src, dst, key[3 + 2 * half :], now + _LIFETIME, TFTP)
-    return 0 if expectations.add(one, _MOST, settings.expect_max, now) else reason.HELPER_EXPECT_FULL
+    size = address_size(key)
+    ports = 1 + 2 * size
+    src = key[1 : 1 + size]
+    dst = key[1 + size : ports]
+    one = Expectation(conn, POLICY, UDP, src, dst, key[ports + 2 : ports + 4], now)
+    return expectations.require(one, settings.expect_max, now)
