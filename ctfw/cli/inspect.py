@@ -1,7 +1,8 @@
 """`ctfw list`, `ctfw stats`, `ctfw status`: what the running daemon knows, printed.
 
 `list` prints what people and programs know from the kernel: the lines of /proc/net/nf_conntrack, or those of
-`conntrack -L`. `stats` begins with the line of `conntrack -S`. Everything is also there as JSON.
+`conntrack -L`, whose filters it takes; with --compare-kernel it holds them against the kernel's own.
+`stats` begins with the line of `conntrack -S`. Everything is also there as JSON.
 """
 
 from __future__ import annotations
@@ -13,12 +14,29 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ctfw.service.client import Client, socket_path
+from ctfw import __version__
+from ctfw.service.client import Client, ClientError, socket_path
+from ctfw.tools.compare import Comparison, KernelTableError, compare, kernel_lines
 
 # The columns of `conntrack -S`, in its order.
 _CONNTRACK: Final = (
     "found", "invalid", "insert", "insert_failed", "drop", "early_drop", "error", "search_restart",
 )  # fmt: skip
+
+# Option, its name in a Selection, its value and what it means.
+_FILTERS: Final = (
+    (("-f", "--family"), "family", "FAMILY", "ipv4 or ipv6"),
+    (("-p", "--proto"), "proto", "PROTO", "protocol, by name or number"),
+    (("-s", "--src", "--orig-src"), "src", "ADDRESS", "source of the original direction; a network is fine"),
+    (("-d", "--dst", "--orig-dst"), "dst", "ADDRESS", "destination of the original direction"),
+    (("-r", "--reply-src"), "reply_src", "ADDRESS", "source of the reply direction"),
+    (("-q", "--reply-dst"), "reply_dst", "ADDRESS", "destination of the reply direction"),
+    (("--sport", "--orig-port-src"), "sport", "PORT", "source port of the original direction"),
+    (("--dport", "--orig-port-dst"), "dport", "PORT", "destination port of the original direction"),
+    (("--state",), "state", "STATE", "the protocol's own state, such as ESTABLISHED or TIME_WAIT"),
+    (("-u", "--status"), "status", "STATUS", "ASSURED, SEEN_REPLY, EXPECTED or UNREPLIED"),
+    (("-m", "--mark"), "mark", "MARK[/MASK]", "the connection's mark"),
+)
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +50,17 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "-o", "--output", choices=("proc", "conntrack", "json", "jsonl"), default="proc", help="form of the output"
     )
     parser.add_argument("--expect", action="store_true", help="the connections that helpers expect, instead")
+    only = parser.add_argument_group("only those", "as `conntrack -L` has these options; all that are given must agree")
+    for options, name, metavar, text in _FILTERS:
+        only.add_argument(*options, dest=name, metavar=metavar, help=text)
+    parser.add_argument(
+        "--compare-kernel",
+        action="store_true",
+        help="what differs from the kernel's own table, where the kernel tracks the same traffic; exit 1 if anything",
+    )
+    parser.add_argument(
+        "--tolerance", type=int, default=2, metavar="SECONDS", help="of --compare-kernel, for time-outs (default: 2)"
+    )
     _add_socket(parser)
     parser.set_defaults(handler=list_connections)
 
@@ -57,19 +86,52 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def list_connections(arguments: argparse.Namespace) -> int:
     """`ctfw list`; returns the exit code."""
+    only = {name: getattr(arguments, name) for _, name, _, _ in _FILTERS if getattr(arguments, name) is not None}
     with Client(socket_path(arguments.socket)) as client:
+        if arguments.compare_kernel:
+            return _compare_kernel(client, only, arguments.tolerance)
         if arguments.expect:
             entries: Iterable[Any] = client.pages("expect")
         else:
             form = arguments.output if arguments.output in ("proc", "conntrack") else "dict"
-            entries = client.pages("list", form=form)
+            entries = client.pages("list", form=form, only=only)
         if arguments.output == "json":
             json.dump(list(entries), sys.stdout, indent=2)
             print()
-        else:
-            for entry in entries:
-                print(entry if arguments.output in ("proc", "conntrack") else json.dumps(entry))
+            return 0
+        shown = 0
+        for entry in entries:
+            print(entry if arguments.output in ("proc", "conntrack") else json.dumps(entry))
+            shown += 1
+    if arguments.output == "conntrack":
+        what = "expectations" if arguments.expect else "flow entries"
+        print(f"ctfw {__version__}: {shown} {what} have been shown.", file=sys.stderr)
     return 0
+
+
+def _compare_kernel(client: Client, only: dict[str, str], tolerance: int) -> int:
+    """Both tables, side by side; 1 when anything differs. The filters mean the same on both sides."""
+    options = {name: several[0] for several, name, _, _ in _FILTERS}
+    try:
+        kernel = kernel_lines([word for name, value in only.items() for word in (options[name], value)])
+    except KernelTableError as error:
+        raise ClientError(str(error)) from error
+    found = compare(kernel, client.pages("list", form="proc", only=only), tolerance)
+    _print_comparison(found)
+    return 0 if found.is_equal() else 1
+
+
+def _print_comparison(found: Comparison) -> None:
+    for record in found.only_kernel:
+        print(f"only in the kernel: {record.line}")
+    for record in found.only_ours:
+        print(f"only in ctfw:       {record.line}")
+    for theirs, mine, differences in found.differing:
+        print(f"differs, kernel / ctfw: {', '.join(differences)}\n  {theirs.line}\n  {mine.line}")
+    print(
+        f"same={found.same} differing={len(found.differing)} only_kernel={len(found.only_kernel)}"
+        f" only_ctfw={len(found.only_ours)}"
+    )
 
 
 def stats(arguments: argparse.Namespace) -> int:

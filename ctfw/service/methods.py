@@ -24,6 +24,7 @@ from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service.control import INVALID_PARAMS, Method, Refused, Session
 from ctfw.service.kernel_queue import KernelQueue
+from ctfw.service.selection import Selection
 
 SLICE: Final = 2_000_000  # nanoseconds of the loop's time for one page
 PAGE: Final = 200  # entries of one page, far below what a client may leave unread
@@ -61,11 +62,18 @@ class Methods:
         }
 
     def list_connections(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
-        """The connections: ``form`` is proc, conntrack (lines) or dict."""
+        """The connections: ``form`` is proc, conntrack (lines) or dict, ``only`` the words of a Selection."""
         form = FORMS.get(params.get("form", "proc"))
         if form is None:
             raise Refused(INVALID_PARAMS, f"form is one of {', '.join(FORMS)}")
-        return _page(params, session, lambda: _paged(self._connections(form)))
+        words = params.get("only", {})
+        if not isinstance(words, dict):
+            raise Refused(INVALID_PARAMS, "only is an object")
+        try:
+            selection = Selection(words)
+        except ValueError as error:
+            raise Refused(INVALID_PARAMS, str(error)) from error
+        return _page(params, session, lambda: _paged(self._connections(form, selection)))
 
     def list_expectations(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The connections that helpers expect, as lines."""
@@ -114,13 +122,15 @@ class Methods:
             "kernel": self._kernel.figures(),
         }
 
-    def _connections(self, form: Callable[[Any, int], Any]) -> Iterator[Any]:
+    def _connections(self, form: Callable[[Any, int, bool], Any], selection: Selection) -> Iterator[Any]:
+        """A connection that is not meant is a None, so that the search for others ends a page too."""
         table = self._engine.tracker.table
+        acct = self._engine.tracker.settings.acct
         for number in range(table.shards):
             for conn in table.shard(number):
                 now = time.monotonic_ns()
                 if conn.expires > now and not conn.status & DYING:  # it may have ended since the last page
-                    yield form(conn, now)
+                    yield form(conn, now, acct) if selection.has(conn) else None
 
 
 def _page(params: dict[str, Any], session: Session, begin: Callable[[], Iterator[list[Any]]]) -> dict[str, Any]:
@@ -135,12 +145,13 @@ def _page(params: dict[str, Any], session: Session, begin: Callable[[], Iterator
 
 
 def _paged(entries: Iterable[Any]) -> Iterator[list[Any]]:
-    """The entries in lists, each of which took no longer than SLICE to make."""
+    """The entries in lists, each of which took no longer than SLICE to make; a None is not listed."""
     page: list[Any] = []
     until = time.monotonic_ns() + SLICE
-    for entry in entries:
-        page.append(entry)
-        if len(page) == PAGE or (len(page) % LOOK == 0 and time.monotonic_ns() > until):
+    for looked, entry in enumerate(entries, 1):
+        if entry is not None:
+            page.append(entry)
+        if len(page) == PAGE or (looked % LOOK == 0 and time.monotonic_ns() > until):
             yield page
             page = []
             until = time.monotonic_ns() + SLICE
