@@ -54,9 +54,7 @@ def new_engine(rules: int) -> Engine:
     return Engine(ConnTrack(Settings()), Ruleset([replies, *misses, Rule("rest", "", ACCEPT, chain, NEW)], {}))
 
 
-def nothing(
-    data: bytes, length: int, hook: int, indev: str, outdev: str, mark: int, check: bool, now: int
-) -> None: ...
+def nothing(data: bytes, length: int, hook: int, indev: str, outdev: str, mark: int, check: bool, now: int) -> None: ...
 
 
 def nanoseconds(handle: Callable[..., object], packets: list[bytes], count: int, now: int) -> float:

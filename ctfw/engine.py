@@ -2,29 +2,44 @@
 
 Owns the order and the counters, nothing else. The order is the kernel's (CONNTRACK.md section 1): the state machine
 steps before the rules are asked, the helper runs after them, and only an accepted packet's connection enters the table.
+Rules that say how to track come before all that, and after a reload a connection of older rules is looked at once more
+before the new ones see its packet as ESTABLISHED.
 Never raises, whatever the bytes; knows no queue, clock, file or log.
 """
+
+from typing import Final
 
 from mypy_extensions import i64
 
 from ctfw import reason
 from ctfw.conntrack.conn import Conn
-from ctfw.conntrack.state import STATE_NAMES
+from ctfw.conntrack.state import CONFIRMED, ESTABLISHED, NEW, STATE_NAMES, UNTRACKED
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.fragments import Datagram, Fragments, payload_size
-from ctfw.packet import HOOK_NAMES, NO_DIRECTION, Packet, decode
+from ctfw.packet import HOOK_NAMES, NO_DIRECTION, OUTPUT, REPLY, TCP, Packet, decode
+from ctfw.ruleset.marks import rejecting
+from ctfw.ruleset.opening import opening, opening_hook
+from ctfw.ruleset.question import AGAIN
 from ctfw.ruleset.rule import Rule
-from ctfw.ruleset.ruleset import Ruleset
-from ctfw.ruleset.verdict import ACCEPT, DROP
+from ctfw.ruleset.ruleset import KILL, Ruleset
+from ctfw.ruleset.verdict import ACCEPT, AUTOMATIC, DROP, PORT_UNREACHABLE, REJECT, TCP_RESET, TRACK_NONE
+from ctfw.ruleset.verdict import NAMES as VERDICT_NAMES
 
 _STATES = (0, 1, 2, 4, 8, 16)
+_NO_RULES: Final[list[Rule]] = []  # one for all packets; nobody adds to it
 
 
 class Judgement:
     """What was decided about one packet, and why. ``Engine.handle`` returns the same object each time.
 
     ``state`` is a bit of ctfw.conntrack.state, or 0 when conntrack itself dropped the packet; ``rule`` is None exactly
-    when no rule gave the verdict: conntrack or a helper did. ``log`` says that the rule wants a line about it now.
+    when no rule gave the verdict: conntrack or a helper did. ``log`` says that the rule wants a line about it now, and
+    ``logs`` names the rules before it that do.
+
+    ``mark`` is the mark that the packet is to leave with, -1 when that is the one it came with. ``reject`` is not 0 for
+    a packet that is dropped and shall be answered, in the way of that number (REJECT_NAMES of ctfw.ruleset.verdict):
+    then ``mark`` tells the kernel's rules behind the queue to do it, if they are there, and the packet must be accepted
+    to reach them (``nfqueue`` decides that). To everybody else it is dropped.
     """
 
     def __init__(self) -> None:
@@ -32,10 +47,17 @@ class Judgement:
         self.state: i64 = 0
         self.direction: i64 = NO_DIRECTION
         self.reason: i64 = 0
+        self.reject: i64 = 0
+        self.mark: i64 = -1
         self.log: bool = False
+        self.logs: list[Rule] = _NO_RULES
         self.rule: Rule | None = None
         self.conn: Conn | None = None
         self.packet: Packet = decode(b"", 0)
+
+    def word(self) -> str:
+        """The verdict as people call it: accept, drop or reject."""
+        return VERDICT_NAMES[REJECT if self.reject != 0 else self.verdict]
 
 
 class Counters:
@@ -63,40 +85,120 @@ class Engine:
         self._fragments = Fragments()
 
     def handle(
-        self, data: bytes, length: i64, hook: i64, indev: str, outdev: str, mark: i64, check: bool, now: i64
+        self,
+        data: bytes,
+        length: i64,
+        hook: i64,
+        indev: str,
+        outdev: str,
+        mark: i64,
+        check: bool,
+        now: i64,
+        mac: bytes = b"",
     ) -> Judgement:
         """The judgement on the packet in ``data``, valid until the next call.
 
         ``length`` is the packet's true length (the kernel may copy only its head), ``hook`` where it was caught,
         ``indev`` and ``outdev`` interface names or "", ``check`` says that its checksum is still to be verified.
-        ``now`` is in nanoseconds, from the same clock at each call.
+        ``now`` is in nanoseconds, from the same clock at each call. ``mac`` is the source of the frame that brought it,
+        6 bytes where there is one; only rules that ask for it (``ruleset.asks_mac``) need it.
         """
         judgement = self._judgement
         judgement.log = False
+        judgement.logs = _NO_RULES
+        judgement.reject = 0
+        ruleset = self.ruleset
+        clean = mark & ~ruleset.reject_field
         packet = decode(data, length)
         verdict: i64 = DROP
         rule: Rule | None = None
         if packet.fragment != 0 and packet.reason == reason.FRAGMENT:
             first = self._fragments.follow(packet, now)
             if first is not None:
+                left = first.mark if first.mark >= 0 else clean
+                judgement.mark = left if left != mark else -1
                 return self._follow(first, packet, hook, now)
-        conn = self.tracker.track(packet, check, now)
+        tracker = self.tracker
+        if tracker.zoned:
+            tracker.zone = tracker.settings.zones.get(indev, b"")
+        if ruleset.tracks and packet.reason == 0:
+            conn = self._track_as_asked(packet, hook, indev, outdev, clean, check, now, mac)
+        else:
+            conn = tracker.track(packet, check, now)
+        if packet.reason == reason.ICMP_ERROR_UNKNOWN and hook == OUTPUT:
+            tracker.own_error(packet)
+        if conn is not None and conn.generation < ruleset.floor and _is_known(conn, packet):
+            if ruleset.floor_means == KILL:
+                tracker.remove(conn, now)
+                packet = decode(data, length)
+                tracker.leniency = conn.track
+                conn = tracker.track(packet, check, now)
+                tracker.leniency = 0
+            elif packet.state == ESTABLISHED:
+                rule = self._judge_again(conn, packet, hook, indev, outdev, clean, now, mac)
         if packet.state != 0:
-            rule = self.ruleset.evaluate(packet, hook, indev, outdev)
+            if rule is None:
+                rule = ruleset.evaluate(packet, hook, indev, outdev, conn, clean, mac, now)
+            clean = ruleset.mark
+            if ruleset.logs:
+                judgement.logs = ruleset.logs
             verdict = rule.verdict
             log = rule.log
             if log is not None:
                 limit = log.limit
                 judgement.log = limit is None or limit.take(now)
-            if verdict == ACCEPT and conn is not None:
-                why = self.tracker.confirm(packet, conn, now)
-                if why != 0:
-                    packet.reason = why
-                    verdict = DROP
-                    rule = None
+            if verdict == ACCEPT:
+                if conn is not None:
+                    if packet.state == NEW or conn.status & CONFIRMED == 0:
+                        conn.generation = ruleset.generation
+                    why = tracker.confirm(packet, conn, now)
+                    if why != 0:
+                        packet.reason = why
+                        verdict = DROP
+                        rule = None
+            elif verdict == REJECT:
+                verdict = DROP
+                judgement.reject = rule.reject_with
+                if judgement.reject == AUTOMATIC:
+                    judgement.reject = TCP_RESET if packet.proto == TCP else PORT_UNREACHABLE
+                clean = rejecting(clean, ruleset.reject_bit, judgement.reject)
+        judgement.mark = clean if clean != mark else -1
         if packet.more and packet.fragment == 0:
-            self._fragments.begin(packet, verdict, rule, conn, now)
+            self._fragments.begin(packet, verdict, rule, conn, now, -1 if judgement.reject != 0 else judgement.mark)
         return self._finish(packet, verdict, rule, conn, hook, now)
+
+    def _track_as_asked(
+        self, packet: Packet, hook: i64, indev: str, outdev: str, mark: i64, check: bool, now: i64, mac: bytes
+    ) -> Conn | None:
+        """Tracks the packet as the rules ahead of tracking want it, or not at all."""
+        wanted = self.ruleset.tracking(packet, hook, indev, outdev, mark, mac, now)
+        if wanted == TRACK_NONE:
+            packet.state = UNTRACKED
+            return None
+        self.tracker.leniency = wanted
+        conn = self.tracker.track(packet, check, now)
+        self.tracker.leniency = 0
+        return conn
+
+    def _judge_again(
+        self, conn: Conn, packet: Packet, hook: i64, indev: str, outdev: str, mark: i64, now: i64, mac: bytes
+    ) -> Rule | None:
+        """Asks the new rules about a connection that older ones accepted.
+
+        None when they accept it as well; else the rule that does not, and the connection is no more.
+        """
+        ruleset = self.ruleset
+        began = opening(conn, packet)
+        at = opening_hook(hook, packet.direction)
+        if packet.direction == REPLY:
+            rule = ruleset.evaluate(began, at, outdev, indev, conn, 0, b"", now, AGAIN)
+        else:
+            rule = ruleset.evaluate(began, at, indev, outdev, conn, mark, mac, now, AGAIN)
+        if rule.verdict == ACCEPT:
+            conn.generation = ruleset.generation
+            return None
+        self.tracker.remove(conn, now)
+        return rule
 
     def _follow(self, first: Datagram, packet: Packet, hook: i64, now: i64) -> Judgement:
         """A later fragment: what its datagram's first one got."""
@@ -132,3 +234,8 @@ class Engine:
         if packet.reason != 0:
             counters.reasons[packet.reason] += 1
         return judgement
+
+
+def _is_known(conn: Conn, packet: Packet) -> bool:
+    """True for a packet of a connection in the table, but not for an ICMP error about it."""
+    return conn.status & CONFIRMED != 0 and (packet.key == conn.key or packet.key == conn.reply_key)

@@ -9,8 +9,9 @@ each packet goes to ``engine.handle`` and its verdict joins the pending ones; th
 when the socket is empty, so that a busy gateway pays one send for many packets and an idle one waits for none.
 
 Why a batch verdict can stand for all: the kernel numbers the packets of a queue in the order in which it sends them,
-and a batch verdict answers every waiting packet up to its number. So a run of equal verdicts is one message with the
-number of its last packet, and a verdict that differs just begins the next run. This holds only while verdicts leave in
+and a batch verdict answers every waiting packet up to its number. So a run of equal verdicts (that
+set the same mark, if any) is one message with the number of its last packet, and one that differs just begins the next
+run. This holds only while verdicts leave in
 the order of the packets: a send that fails is repeated before anything else is read, and nothing is ever overtaken. A
 message whose number cannot be read would be covered by the next run, whatever that says; before a packet that follows
 one, everything older is therefore answered with the failure policy.
@@ -54,6 +55,7 @@ _NFQA_VERDICT_HDR: Final = 2
 _NFQA_MARK: Final = 3
 _NFQA_INDEV: Final = 5
 _NFQA_OUTDEV: Final = 6
+_NFQA_HWADDR: Final = 9
 _NFQA_PAYLOAD: Final = 10
 _NFQA_CAP_LEN: Final = 13
 _NFQA_SKB_INFO: Final = 14
@@ -83,7 +85,7 @@ Log = Callable[[Judgement, str, str, int, int], None]
 class Message:
     """What one packet message says. Reused: valid until the next ``read``."""
 
-    __slots__ = ("hook", "id", "indev", "info", "length", "mark", "outdev", "payload", "payload_end")
+    __slots__ = ("hook", "id", "indev", "info", "length", "mac", "mark", "outdev", "payload", "payload_end")
 
     def __init__(self) -> None:
         self.id: i64 = -1
@@ -92,6 +94,7 @@ class Message:
         self.indev: i64 = 0
         self.outdev: i64 = 0
         self.info: i64 = 0
+        self.mac: i64 = 0
         self.payload: i64 = 0
         self.payload_end: i64 = 0
         self.length: i64 = 0
@@ -104,6 +107,7 @@ class Message:
         self.indev = 0
         self.outdev = 0
         self.info = 0
+        self.mac = 0
         self.payload = 0
         self.payload_end = 0
         captured: i64 = 0
@@ -133,6 +137,8 @@ class Message:
                     captured = value
                 elif kind == _NFQA_SKB_INFO:
                     self.info = value
+            elif kind == _NFQA_HWADDR and size == 16 and data[at + 4] == 0 and data[at + 5] == 6:
+                self.mac = at + 8
             at += (size + 3) & ~3
         self.length = self.payload_end - self.payload
         if captured > self.length:
@@ -165,6 +171,7 @@ class Queue:
         self.refused: i64 = 0  # error messages from the kernel, mostly verdicts for packets that are gone
         self.refused_errno: i64 = 0
         self.retries: i64 = 0  # sends that failed and were repeated
+        self.rejects: bool = False  # the kernel's rules behind the queue answer packets that carry our mark
         self.blocked: bool = False  # the last send failed; process begins with its repetition
         self.idle: bool = False  # the last process left the socket empty
 
@@ -177,7 +184,9 @@ class Queue:
         self._outbox: list[bytes] = []
         self._run_open: bool = False
         self._run_verdict: i64 = 0
+        self._run_mark: i64 = -1
         self._run_id: i64 = 0
+        self._number: int = number
         self._drop_head: bytes = _verdict_head(number, DROP)
         self._accept_head: bytes = _verdict_head(number, ACCEPT)
         self.refresh_names()
@@ -261,6 +270,7 @@ class Queue:
         self._follow(message.id)
         self.received += 1
         verdict: i64 = self.error_verdict
+        mark: i64 = -1
         if readable:
             try:
                 payload = data[message.payload : message.payload_end]
@@ -273,14 +283,21 @@ class Queue:
                 check = not (trusted or partial or cut)
                 if cut and not trusted and not partial:
                     self.uncheckable += 1
+                mac = b""
+                if message.mac != 0 and self.engine.ruleset.asks_mac:
+                    mac = data[message.mac : message.mac + 6]
                 judgement = self.engine.handle(
-                    payload, message.length, message.hook, indev, outdev, message.mark, check, now
+                    payload, message.length, message.hook, indev, outdev, message.mark, check, now, mac
                 )
                 verdict = judgement.verdict
+                if judgement.reject != 0 and self.rejects:
+                    verdict = ACCEPT
+                if verdict == ACCEPT:
+                    mark = judgement.mark
                 if self.record is not None:
                     word = PARTIAL if partial else VERIFIED if trusted else UNVERIFIED
                     self.record(payload, message.length, now, message.hook, indev, outdev, message.mark, word)
-                if judgement.log and self.log is not None:
+                if self.log is not None and (judgement.log or judgement.logs):
                     self.log(judgement, indev, outdev, message.mark, now)
             except Exception as error:
                 # Without this a bug of ours would leave the packet, and the connection behind it, waiting for ever.
@@ -288,7 +305,7 @@ class Queue:
                 self.last_error = error
         else:
             self.malformed += 1
-        self._answer(message.id, verdict)
+        self._answer(message.id, verdict, mark)
 
     def _unreadable(self) -> None:
         """Something came that may have been a packet, but which one cannot be told; see _follow."""
@@ -303,23 +320,27 @@ class Queue:
             self._unidentified = False
             if self._run_open:
                 self._close_run()
-            self._outbox.append(self._batch((packet_id - 1) & 0xFFFFFFFF, self.error_verdict))
+            self._outbox.append(self._batch((packet_id - 1) & 0xFFFFFFFF, self.error_verdict, -1))
         if 0 < gap < 0x80000000:
             self.lost += gap
 
-    def _answer(self, packet_id: i64, verdict: i64) -> None:
-        if self._run_open and verdict != self._run_verdict:
+    def _answer(self, packet_id: i64, verdict: i64, mark: i64) -> None:
+        if self._run_open and (verdict != self._run_verdict or mark != self._run_mark):
             self._close_run()
         self._run_open = True
         self._run_verdict = verdict
+        self._run_mark = mark
         self._run_id = packet_id
         self.pending += 1
 
     def _close_run(self) -> None:
         self._run_open = False
-        self._outbox.append(self._batch(self._run_id, self._run_verdict))
+        self._outbox.append(self._batch(self._run_id, self._run_verdict, self._run_mark))
 
-    def _batch(self, packet_id: i64, verdict: i64) -> bytes:
+    def _batch(self, packet_id: i64, verdict: i64, mark: i64) -> bytes:
+        """The verdict for every packet up to this one that still waits; ``mark`` -1: they keep the one they have."""
+        if mark >= 0:
+            return _marking_verdict(self._number, verdict, packet_id, mark)
         head = self._accept_head if verdict == ACCEPT else self._drop_head
         return head + int(packet_id).to_bytes(4, "big")
 
@@ -363,6 +384,13 @@ def _verdict_head(number: int, verdict: int) -> bytes:
     """A batch verdict up to the packet's number, which comes next. It says nothing of marks, so packets keep theirs."""
     head = (12).to_bytes(2, sys.byteorder) + _NFQA_VERDICT_HDR.to_bytes(2, sys.byteorder)
     return message_header(BATCH_MESSAGE, _REQUEST, _VERDICT_SIZE, number) + head + verdict.to_bytes(4, "big")
+
+
+def _marking_verdict(number: int, verdict: int, packet_id: int, mark: int) -> bytes:
+    """A batch verdict that sets the mark as well."""
+    body = attribute(_NFQA_VERDICT_HDR, verdict.to_bytes(4, "big") + packet_id.to_bytes(4, "big"))
+    body += attribute(_NFQA_MARK, mark.to_bytes(4, "big"))
+    return message_header(BATCH_MESSAGE, _REQUEST, _ATTRIBUTES + len(body), number) + body
 
 
 def message_header(kind: int, flags: int, size: int, number: int) -> bytes:

@@ -169,7 +169,7 @@ def _decode_ipv4(packet: Packet, data: bytes, size: i64, header: i64) -> None:
     packet.family = AF_INET
     packet.proto = data[9]
     packet.l4 = header
-    if header < 20 or header > size:
+    if (header < 20 and packet.length != _QUOTED) or header > size:
         packet.reason = reason.IP_HEADER
         return
     total = read16(data, 2)
@@ -220,7 +220,7 @@ def _decode_ipv6(packet: Packet, data: bytes, size: i64) -> None:
         or proto == _AUTHENTICATION
         or proto == _DESTINATION
     ):
-        least: i64 = at + (8 if proto == _FRAGMENT else 2)  # of the others only the head is looked at
+        least: i64 = at + (4 if proto == _FRAGMENT else 2)  # how much of it is looked at
         if least > size or least > total:
             packet.reason = reason.IPV6_EXTENSIONS
             return
@@ -232,6 +232,9 @@ def _decode_ipv6(packet: Packet, data: bytes, size: i64) -> None:
             packet.fragment = flags & 0xFFF8
             packet.more = flags & 1 != 0
             if packet.more or packet.fragment != 0:
+                if at + 8 > size or at + 8 > total:
+                    packet.reason = reason.IPV6_EXTENSIONS
+                    return
                 packet.identity = at + 4
         elif proto == _AUTHENTICATION:
             step = (units + 2) << 2
@@ -275,9 +278,20 @@ def _make_key(packet: Packet, data: bytes, size: i64, addresses: bytes) -> None:
     packet.key = BYTE[proto] + addresses + parts
 
 
-def decode_quoted(data: bytes, at: i64) -> bytes:
-    """The key of the packet that an ICMP error quotes from offset ``at`` on; empty when it has none (RFC 792, 4443)."""
-    return decode(data[at:], _QUOTED).key
+def decode_quoted(data: bytes, at: i64, family: i64) -> bytes:
+    """The key of the packet that an ICMP error quotes from offset ``at`` on; empty when it has none (RFC 792, 4443).
+
+    It is taken to be of ``family``, the error's own, whatever version it says, and an IPv4 header may be too short:
+    nobody has checked the quote on its way, and measured, the kernel does not either.
+    """
+    quoted = Packet(data[at:], _QUOTED)
+    size: i64 = len(quoted.data)
+    if family == AF_INET and size >= 20:
+        first: i64 = data[at]
+        _decode_ipv4(quoted, quoted.data, size, (first & 15) * 4)
+    elif family == AF_INET6 and size >= 40:
+        _decode_ipv6(quoted, quoted.data, size)
+    return quoted.key
 
 
 def address_size(key: bytes) -> i64:

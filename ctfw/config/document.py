@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import yaml
 
-from ctfw.config.problems import Place, Report, clean, quote
+from ctfw.config.problems import Place, Report, Source, clean, quote
 
 MAX_BYTES = 16 << 20
 MAX_NODES = 1_000_000  # values reached, aliases followed
@@ -67,9 +67,10 @@ _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\
 class Node:
     """A value at its place. `size` counts the values in it, itself included; `height` the levels below it."""
 
-    __slots__ = ("column", "height", "line", "size")
+    __slots__ = ("column", "height", "line", "size", "source")
 
-    def __init__(self, line: int, column: int) -> None:
+    def __init__(self, source: Source, line: int, column: int) -> None:
+        self.source = source
         self.line = line
         self.column = column
         self.size = 1
@@ -81,8 +82,8 @@ class Scalar(Node):
 
     __slots__ = ("plain", "text")
 
-    def __init__(self, line: int, column: int, text: str, plain: bool) -> None:
-        super().__init__(line, column)
+    def __init__(self, source: Source, line: int, column: int, text: str, plain: bool) -> None:
+        super().__init__(source, line, column)
         self.text = text
         self.plain = plain
 
@@ -90,8 +91,8 @@ class Scalar(Node):
 class Sequence(Node):
     __slots__ = ("items",)
 
-    def __init__(self, line: int, column: int) -> None:
-        super().__init__(line, column)
+    def __init__(self, source: Source, line: int, column: int) -> None:
+        super().__init__(source, line, column)
         self.items: list[Node] = []
 
 
@@ -100,8 +101,8 @@ class Mapping(Node):
 
     __slots__ = ("_places", "pairs")
 
-    def __init__(self, line: int, column: int) -> None:
-        super().__init__(line, column)
+    def __init__(self, source: Source, line: int, column: int) -> None:
+        super().__init__(source, line, column)
         self.pairs: list[tuple[Scalar, Node]] = []
         self._places: dict[str, Scalar] = {}
 
@@ -119,7 +120,7 @@ class Mapping(Node):
         self.pairs.append((key, value))
 
 
-_NO_KEY: Final = Scalar(0, 0, "", False)  # stands for a key that was refused
+_NO_KEY: Final = Scalar(Source(""), 0, 0, "", False)  # stands for a key that was refused
 
 
 class _Stop(Exception):
@@ -127,7 +128,8 @@ class _Stop(Exception):
 
 
 class _At:
-    def __init__(self, line: int, column: int) -> None:
+    def __init__(self, report: Report, line: int, column: int) -> None:
+        self.source = report.source
         self.line = line
         self.column = column
 
@@ -140,9 +142,9 @@ def decode(data: bytes, report: Report) -> str | None:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as wrong:
-        report.lines = split_lines(data.decode("utf-8-sig", "replace"))
+        report.source.lines = split_lines(data.decode("utf-8-sig", "replace"))
         before = split_lines(data[: wrong.start].decode("utf-8-sig", "replace"))
-        at = _At(len(before), len(before[-1]) + 1)
+        at = _At(report, len(before), len(before[-1]) + 1)
         report.error(at, f"not UTF-8: byte {data[wrong.start]:#04x}", "save the file as UTF-8")
         return None
 
@@ -150,7 +152,7 @@ def decode(data: bytes, report: Report) -> str | None:
 def parse(text: str, report: Report, pure: bool = False) -> Node | None:
     """The document's tree, or None when there is none; every reason is reported. `pure`: not by libyaml."""
     text = text.removeprefix("\ufeff")
-    report.lines = split_lines(text)
+    report.source.lines = split_lines(text)
     if len(text) > MAX_BYTES:
         report.error(None, f"the file has more than {MAX_BYTES >> 20} MiB", "put long lists of addresses elsewhere")
         return None
@@ -158,7 +160,7 @@ def parse(text: str, report: Report, pure: bool = False) -> Node | None:
     if bad is not None:
         before = split_lines(text[: bad.start()])
         hint = "is this a binary file?" if bad[0] == "\0" else "delete it, or write it as an escape in double quotes"
-        at = _At(len(before), len(before[-1]) + 1)
+        at = _At(report, len(before), len(before[-1]) + 1)
         report.error(at, f"control character U+{ord(bad[0]):04X}", hint)
         return None
     loader: Any = yaml.SafeLoader if pure or not yaml.__with_libyaml__ else yaml.CSafeLoader
@@ -193,12 +195,12 @@ def _compose(events: Iterator[Any], report: Report) -> Node | None:
         kind = type(event)
         if kind is yaml.ScalarEvent:
             at = event.start_mark
-            node: Node = Scalar(at.line + 1, at.column + 1, event.value, not event.style)
+            node: Node = Scalar(report.source, at.line + 1, at.column + 1, event.value, not event.style)
             if event.tag is not None:
                 node = _tagged(node, event.tag, event.value, report)
         elif kind is yaml.SequenceStartEvent or kind is yaml.MappingStartEvent:
             at = event.start_mark
-            new = (Sequence if kind is yaml.SequenceStartEvent else Mapping)(at.line + 1, at.column + 1)
+            new = (Sequence if kind is yaml.SequenceStartEvent else Mapping)(report.source, at.line + 1, at.column + 1)
             if event.tag is not None:
                 _tagged(new, event.tag, "", report)
             if event.anchor:
@@ -217,7 +219,7 @@ def _compose(events: Iterator[Any], report: Report) -> Node | None:
             documents += 1
             if documents > 1:
                 at = event.start_mark
-                _stop(_At(at.line + 1, at.column + 1), "a second document starts here", report)
+                _stop(_At(report, at.line + 1, at.column + 1), "a second document starts here", report)
             continue
         else:
             continue
@@ -242,11 +244,11 @@ def _compose(events: Iterator[Any], report: Report) -> Node | None:
 
 
 def _alias(event: Any, anchors: dict[str, Node], stack: list[Sequence | Mapping], report: Report) -> Node:
-    at = _At(event.start_mark.line + 1, event.start_mark.column + 1)
+    at = _At(report, event.start_mark.line + 1, event.start_mark.column + 1)
     node = anchors.get(event.anchor)
     if node is None:
         report.error(at, f"no anchor '&{event.anchor}' stands above", "a text that starts with '*' needs quotes")
-        return Scalar(at.line, at.column, "*" + event.anchor, False)
+        return Scalar(report.source, at.line, at.column, "*" + event.anchor, False)
     if node in stack:
         _stop(at, f"'*{event.anchor}' stands inside the value that it names", report)
     return node
@@ -271,12 +273,12 @@ def _tagged(place: Node, tag: str, text: str, report: Report) -> Scalar:
     """Reports a tag; the text that was meant goes on, so that one mistake is one problem."""
     if tag.startswith("tag:"):
         report.error(place, "YAML tags have no meaning here", "delete the tag that starts with '!'")
-        return Scalar(place.line, place.column, text, False)
+        return Scalar(report.source, place.line, place.column, text, False)
     # In [!lan0, wan0] PyYAML's own parser takes the comma into the tag and wan0 for its value.
     meant = tag[:-1] if tag.endswith(",") else tag + text
     written = clean(meant)
     report.error(place, f"without quotes YAML takes '{written}' for a tag", f'put it in quotes: "{written}"')
-    return Scalar(place.line, place.column, meant, False)
+    return Scalar(report.source, place.line, place.column, meant, False)
 
 
 def _report_syntax(wrong: yaml.MarkedYAMLError, report: Report) -> None:
@@ -285,12 +287,12 @@ def _report_syntax(wrong: yaml.MarkedYAMLError, report: Report) -> None:
     if mark is None:
         report.error(None, f"not YAML: {quote(found)}")
         return
-    at = _At(mark.line + 1, mark.column + 1)
+    at = _At(report, mark.line + 1, mark.column + 1)
     # At the end of the file the two parsers disagree by an empty line; show the last line that says something.
-    last = next((n for n in range(len(report.lines), 0, -1) if report.lines[n - 1].strip()), 1)
+    last = next((n for n in range(len(report.source.lines), 0, -1) if report.source.lines[n - 1].strip()), 1)
     if at.line > last:
-        at = _At(last, len(report.lines[last - 1].rstrip()) + 1)
-    char = report.lines[at.line - 1][at.column - 1 : at.column]
+        at = _At(report, last, len(report.source.lines[last - 1].rstrip()) + 1)
+    char = report.source.lines[at.line - 1][at.column - 1 : at.column]
     if char == "\t":
         found = "tab character"  # libyaml names it in one message of two
     context = wrong.context_mark.line + 1 if wrong.context_mark is not None else at.line

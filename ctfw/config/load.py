@@ -1,26 +1,35 @@
 """A rule file -> Config, or ConfigError with everything that is wrong with it.
 
-The steps: read, decode, parse, walk. Each reports into one Report; when there is an error at the end, nothing is
-returned. What is returned is complete and independent of the file, ready to be swapped in by one assignment.
+The steps: read, decode, parse, gather what other files bring, walk. Each reports into one Report; when there is an
+error at the end, nothing is returned. What is returned is complete and independent of the file, ready to be swapped
+in by one assignment.
 
 The cyclic garbage collector is off meanwhile: the tree of a large file is hundreds of thousands of objects without a
 cycle among them, and collections over it would take several times as long as the parsing.
 """
 
 import gc
-import os
-import stat
+import time
 
-from ctfw.config.document import MAX_BYTES, Mapping, decode, is_empty, parse
+from ctfw.config.document import Mapping, decode, parse
+from ctfw.config.files import Files
+from ctfw.config.hook import Hook, read_hook
+from ctfw.config.include import Includes
+from ctfw.config.invariants import Invariants
+from ctfw.config.lint import lint
+from ctfw.config.named import NamedSets
 from ctfw.config.problems import ConfigError, GiveUp, Problem, Report
+from ctfw.config.recorder import RecorderSettings, read_recorder
 from ctfw.config.rules import Rules
-from ctfw.config.schema import FAILURE, FILE, POLICY, Kind
+from ctfw.config.schema import FAILURE, FILE, INCLUDED, POLICY, Kind
 from ctfw.config.sets import Sets
+from ctfw.config.tests_section import RuleTest, Tests
 from ctfw.config.values import Wrong
 from ctfw.config.walk import Fields, Walker
 from ctfw.conntrack.settings import HELPERS, Settings
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
-from ctfw.ruleset.ruleset import Ruleset
+from ctfw.ruleset.marks import REJECT_BIT
+from ctfw.ruleset.ruleset import KEEP, Ruleset
 from ctfw.ruleset.verdict import DROP
 
 _FORMAT = "a rule file starts with 'version: 1'; see rules.example.yaml"
@@ -35,19 +44,24 @@ class Config:
         self.settings = settings
         self.failure = failure
         self.ruleset = ruleset
+        self.files: list[str] = []  # every file that was read, this one first
+        self.hook = Hook()
+        self.recorder: RecorderSettings | None = None  # None: off
+        self.tests: list[RuleTest] = []  # what it says about itself; tools/rule_tests holds it to it
         self.warnings: list[Problem] = []
 
 
-def load(path: str, text: str | None = None, pure: bool = False) -> Config:
+def load(path: str, text: str | None = None, pure: bool = False, advise: bool = False) -> Config:
     """Load the rule file at `path`; with `text`, that text, and `path` is only its name in messages.
 
-    `pure` parses without libyaml, for comparison. Raises ConfigError and nothing else for any file and any text.
+    `pure` parses without libyaml, for comparison. `advise` adds warnings about what the rules mean (`lint`), which
+    takes several times as long as loading. Raises ConfigError and nothing else for any file and any text.
     """
     report = Report(path)
     collecting = gc.isenabled()
     gc.disable()
     try:
-        config = _load(path, text, pure, report)
+        config = _load(path, text, pure, report, advise)
     except GiveUp:
         config = None
     finally:
@@ -59,9 +73,10 @@ def load(path: str, text: str | None = None, pure: bool = False) -> Config:
     return config
 
 
-def _load(path: str, text: str | None, pure: bool, report: Report) -> Config | None:
+def _load(path: str, text: str | None, pure: bool, report: Report, advise: bool) -> Config | None:
+    files = Files(report)
     if text is None:
-        data = _read(path, report)
+        data = files.read(path)
         text = decode(data, report) if data is not None else None
     if text is None:
         return None
@@ -73,52 +88,60 @@ def _load(path: str, text: str | None, pure: bool, report: Report) -> Config | N
     if not isinstance(root, Mapping):
         report.error(root, "a rule file is a mapping of keys to values", _FORMAT)
         return None
-    return _build(root, path, report)
+    return _build(root, path, report, files, pure, advise)
 
 
-def _read(path: str, report: Report) -> bytes | None:
-    """The file's bytes. Opened without blocking, so that a named pipe cannot hold the daemon."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                report.error(None, "not a regular file", "name the rule file itself")
-                return None
-            return file.read(MAX_BYTES + 1)
-    except IsADirectoryError:
-        report.error(None, "is a directory", "name the rule file itself")
-    except (OSError, ValueError) as wrong:
-        reason = (wrong.strerror if isinstance(wrong, OSError) else None) or str(wrong)
-        hint = "rule files are for root and the group ctfw" if isinstance(wrong, PermissionError) else ""
-        report.error(None, f"cannot be read: {reason.lower()}", hint)
-    return None
-
-
-def _build(root: Mapping, path: str, report: Report) -> Config | None:
+def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, advise: bool) -> Config | None:
     walker = Walker(report)
-    sets = Sets(walker)
-    Rules(walker, path)
-    _define_sets(root, sets, report)
+    for kind in (Kind.SETS, Kind.RULES, Kind.CHAINS_OF_RULES):
+        walker.readers[kind] = lambda node, key: None  # gathered from all files, and read below
+    named = NamedSets(walker, files)
+    Sets(walker, named)
+    reader = Rules(walker, named)
+    invariants = Invariants(walker, reader)
+    tests = Tests(walker)
+    includes = Includes(report, files, pure)
+    items = includes.gather(root)
+    for node in includes.sets:
+        try:
+            named.define(node)
+        except Wrong as wrong:
+            report.error(node, wrong.message, wrong.hint)
+    named.check()
+    for included in includes.roots:
+        walker.section(included, INCLUDED)
     fields = walker.section(root, FILE)
+    rules = reader.read(items, includes.chains)
+    reject_bit = _section(fields, "reject").get("mark", REJECT_BIT)
+    reader.check_marks(reject_bit)
     settings = _settings(fields, report)
     failure = {name: _section(fields, "failure").get(name, "drop") for name in FAILURE.keys}
     queue = _section(fields, "queue").get("number", 0)
+    hook = read_hook(_section(fields, "hook"), report)
     _warn_policy(fields, report)
     if report.failed or settings is None:
         return None
-    sets.warn_unused()
+    named.warn_unused()
     policy = {hook: _section(fields, "policy").get(HOOK_NAMES[hook], DROP) for hook in (INPUT, FORWARD, OUTPUT)}
-    return Config(path, queue, settings, failure, Ruleset(fields.get("rules", []), policy))
-
-
-def _define_sets(root: Mapping, sets: Sets, report: Report) -> None:
-    """Sets come first, wherever they stand in the file."""
-    sets.walker.readers[Kind.SETS] = lambda node, key: None
-    for key, value in root.pairs:
-        if key.text == "sets" and not is_empty(value):
-            try:
-                sets.define(value)
-            except Wrong as wrong:
-                report.error(value, wrong.message, wrong.hint)
+    ruleset = Ruleset(
+        rules,
+        policy,
+        chains=reader.chains,
+        sets=named.every_dynamic(),
+        existing=fields.get("existing", KEEP),
+        reject_bit=reject_bit,
+    )
+    ruleset.tick(0, time.time_ns())  # so that time windows hold from the first packet on
+    invariants.check(ruleset)
+    if advise:
+        lint(ruleset, reader, report, fields, hook)
+    config = Config(path, queue, settings, failure, ruleset)
+    config.files = files.paths
+    config.tests = tests.found
+    config.hook = hook
+    if "recorder" in fields.values:
+        config.recorder = read_recorder(_section(fields, "recorder"))
+    return config
 
 
 def _settings(fields: Fields, report: Report) -> Settings | None:

@@ -185,3 +185,28 @@ ICMPV6: dict[str, tuple[int, int | None]] = {
     "nd-redirect": (137, None),
     "mld2-listener-report": (143, None),
 }
+
+TCP_FLAGS: dict[str, int] = {
+    "fin": 0x01,
+    "syn": 0x02,
+    "rst": 0x04,
+    "psh": 0x08,
+    "ack": 0x10,
+    "urg": 0x20,
+    "ece": 0x40,
+    "cwr": 0x80,
+}
+
+# Differentiated services code points: RFC 2474, 2597, 3246, 5865, 8622.
+DSCP: dict[str, int] = {
+    "df": 0,
+    "be": 0,
+    "cs0": 0,
+    "le": 1,
+    **{f"cs{number}": number << 3 for number in range(1, 8)},
+    **{f"af{kind}{drop}": kind << 3 | drop << 1 for kind in range(1, 5) for drop in range(1, 4)},
+    "voice-admit": 44,
+    "ef": 46,
+}
+
+DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")

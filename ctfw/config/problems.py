@@ -1,7 +1,8 @@
 """What is wrong with a rule file, and how people read it.
 
-A Problem is one finding at one place. A Report collects the problems of one file while the loader goes on, so that
-all of them are shown at once; nothing that was built beside an error is ever handed out. ConfigError carries the list.
+A Problem is one finding at one place. A Report collects the problems of a rule file, and of the files that it draws in,
+while the loader goes on, so that all of them are shown at once; nothing that was built beside an error is ever handed
+out. ConfigError carries the list.
 `render` prints a problem in the form that editors and compilers share: `file:line:column: error: message`, the
 offending line, a caret, a hint.
 
@@ -28,11 +29,25 @@ _RED, _MAGENTA, _CYAN, _BOLD, _PLAIN = "\x1b[1;31m", "\x1b[1;35m", "\x1b[36m", "
 _SEVERITY_COLOUR = {"error": _RED, "warning": _MAGENTA}
 
 
-class Place(Protocol):
-    """Anything that stands at a line and a column (both from 1) of the file."""
+class Source:
+    """A file that was read. ``lines`` are its lines, shown under each problem."""
 
-    line: int
-    column: int
+    __slots__ = ("lines", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lines: list[str] = []
+
+
+class Place(Protocol):
+    """Anything that stands at a line and a column (both from 1) of a file."""
+
+    @property
+    def line(self) -> int: ...
+    @property
+    def column(self) -> int: ...
+    @property
+    def source(self) -> Source: ...
 
 
 @dataclass(frozen=True)
@@ -67,13 +82,25 @@ class GiveUp(Exception):
 
 
 class Report:
-    """The problems of one file, in the order found. `lines` are the file's lines, shown under each problem."""
+    """The problems of a rule file and of those it draws in. `source` is the one being read."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.lines: list[str] = []
-        self._found: dict[tuple[int, int, str], Problem] = {}
+        self.source = Source(path)
+        self.main = self.source
+        self._order: dict[str, int] = {path: 0}
+        self._found: dict[tuple[str, int, int, str], Problem] = {}
         self._counts = {"error": 0, "warning": 0}
+
+    def begin(self, source: Source) -> None:
+        """What is reported from now on without a place is about this file; problems of files first begun come first."""
+        self.source = source
+        self._order.setdefault(source.path, len(self._order))
+
+    def where(self, place: Place, seen_from: Place) -> str:
+        """`line 5`, or `rules.d/a.yaml:5` from another file."""
+        if place.source is seen_from.source:
+            return f"line {place.line}"
+        return f"{clean(place.source.path)}:{place.line}"
 
     def error(self, place: Place | None, message: str, hint: str = "") -> None:
         """Raises GiveUp after MAX_PROBLEMS of them."""
@@ -92,20 +119,22 @@ class Report:
 
     def problems(self) -> list[Problem]:
         """Everything found, sorted by place; problems of the file as a whole come first."""
-        result = sorted(self._found.values(), key=lambda p: (p.line, p.column, p.severity))
+        result = sorted(self._found.values(), key=lambda p: (self._order[p.file], p.line, p.column, p.severity))
         for severity, count in self._counts.items():
             if count >= MAX_PROBLEMS:
                 message = f"more than {count} {severity}s; the rest is not shown"
-                result.append(Problem(self.path, 0, 0, "warning", message))
+                result.append(Problem(self.main.path, 0, 0, "warning", message))
         return result
 
     def _add(self, place: Place | None, severity: Severity, message: str, hint: str) -> None:
         line, column = (place.line, place.column) if place is not None else (0, 0)
+        source = place.source if place is not None else self.source
         # A value reached through two aliases is wrong once; but a million aliases count, they cost time.
         self._counts[severity] += 1
-        source = self.lines[line - 1] if 0 < line <= len(self.lines) else ""
-        problem = Problem(self.path, line, column, severity, message, hint, source)
-        self._found.setdefault((line, column, message), problem)
+        text = source.lines[line - 1] if 0 < line <= len(source.lines) else ""
+        self._order.setdefault(source.path, len(self._order))
+        problem = Problem(source.path, line, column, severity, message, hint, text)
+        self._found.setdefault((source.path, line, column, message), problem)
 
 
 def clean(text: str) -> str:

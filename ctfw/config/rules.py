@@ -1,87 +1,123 @@
-"""One entry of `rules:` -> one compiled Rule, and what can only be said about a whole rule.
+"""The entries of `rules:` and `chains:` -> compiled Rules.
 
-Keys are read by the walker and by Sets. Here they are held against each other: ports need a protocol that has ports, an
-ICMP type implies its protocol, a chain that has no such interface. What can never match because of two keys that
-exclude each other is an error when the keys themselves say so, and a warning when it comes from the addresses in them.
+Keys are read by the walker, by Sets and by Readers; what holds for a whole rule is checked by RuleChecks. Here a rule
+is put together, names are kept apart (one namespace for every rule of every file), and the jumps from chain to chain
+are followed: one to a chain that is not there, that leads back to itself or too deep is an error where it stands.
 """
 
-from collections.abc import Set as AbstractSet
 from typing import Any
 
-from ctfw.config import values
 from ctfw.config.document import Mapping as MappingNode
-from ctfw.config.document import Node, Sequence
-from ctfw.config.names import PROTOCOLS, WITH_PORTS
-from ctfw.config.problems import Report, quote
-from ctfw.config.schema import LOG, RULE, Key, Kind
+from ctfw.config.document import Node, Scalar, Sequence
+from ctfw.config.named import NAME, NAME_HINT, NamedSets
+from ctfw.config.names import PROTOCOLS
+from ctfw.config.problems import Report, did_you_mean, quote
+from ctfw.config.readers import Readers
+from ctfw.config.rule_checks import ALL_CHAINS, CHAINS, RuleChecks
+from ctfw.config.schema import ACTIONS, RULE, Key, Kind
 from ctfw.config.sets import Match
-from ctfw.config.values import SECOND_NS, Wrong
-from ctfw.config.walk import Fields, Skip, Walker, mask
+from ctfw.config.walk import Fields, Walker, mask
 from ctfw.conntrack import state
-from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
-from ctfw.ruleset.limit import Limit
-from ctfw.ruleset.rule import Log, Rule
+from ctfw.ruleset.marks import reject_field
+from ctfw.ruleset.rule import Rule
+from ctfw.ruleset.ruleset import MOST_DEPTH
 from ctfw.ruleset.sets import NumberSet
+from ctfw.ruleset.verdict import CONTINUE, JUMP
 
 STATES = {name: bit for bit, name in state.STATE_NAMES.items()}
-CHAINS = {HOOK_NAMES[hook]: 1 << hook for hook in (INPUT, FORWARD, OUTPUT)}
-ALL_CHAINS = sum(CHAINS.values())
 
-LOG_INTERVAL_NS = 6 * SECOND_NS  # 10/minute
-LOG_BURST = 10
-
-_ICMPS = {"icmp": PROTOCOLS["icmp"], "icmpv6": PROTOCOLS["icmpv6"]}
+_TCP = NumberSet([(PROTOCOLS["tcp"], PROTOCOLS["tcp"])])
 
 
 class Rules:
-    """Reads the list of rules; `path` is what their origin begins with."""
+    """Reads the lists of rules."""
 
-    def __init__(self, walker: Walker, path: str) -> None:
+    def __init__(self, walker: Walker, named: NamedSets) -> None:
         self.walker = walker
         self.report: Report = walker.report
-        self.path = path
+        self.readers = Readers(walker, named)
+        self.checks = RuleChecks(self.report)
+        self.chains: dict[str, list[Rule]] = {}
+        self.fields: dict[Rule, Fields] = {}  # where each rule stands
+        self.places: dict[str, Scalar] = {}  # where each chain does
+        self._names: dict[str, Node | None] = {f"policy {chain}": None for chain in CHAINS}
+        self._jumps: dict[str, list[tuple[str, Node]]] = {"": []}  # from each chain, "" for the main list: where to
         walker.readers[Kind.STATES] = self._states
-        walker.readers[Kind.CHAINS] = self._chains
-        walker.readers[Kind.LOG] = self._log
-        walker.readers[Kind.RULES] = lambda node, key: self.read(node)
+        walker.readers[Kind.CHAINS] = self._hooks
 
-    def read(self, node: Node) -> list[Rule]:
-        """The rules that could be read; the report has an error for each of the others."""
-        if not isinstance(node, Sequence):
-            raise Wrong("'rules' is a list", "each rule starts with a dash: '- name: …'")
+    def read(self, items: list[Node], chains: list[Node]) -> list[Rule]:
+        """The main list; `self.chains` has the others. The report has an error for each rule that cannot be read."""
+        lists = self._gather(chains)
+        rules = self._list(items, "")
+        for name, those in lists.items():
+            self.chains[name] = self._list(those, name)
+        self._check_jumps()
+        return rules
+
+    def check_marks(self, bit: int) -> None:
+        """No rule sets or asks for the bits of the mark that say how a packet is rejected."""
+        for place, value in self.readers.marks:
+            if value & reject_field(bit):
+                message = f"the bits {value & reject_field(bit):#x} of the mark are ctfw's own, for rejected packets"
+                self.report.error(place, message, "use others, or move ctfw's: 'reject: {mark: 0x…}'")
+
+    def _gather(self, chains: list[Node]) -> dict[str, list[Node]]:
+        """The entries of each chain, of all files."""
+        lists: dict[str, list[Node]] = {}
+        for node in chains:
+            if not isinstance(node, MappingNode):
+                self.report.error(node, "'chains' is a mapping of names to lists of rules", "as in 'guests: [...]'")
+                continue
+            for name, value in node.pairs:
+                if NAME.fullmatch(name.text) is None:
+                    self.report.error(name, f"{quote(name.text)} cannot name a chain", NAME_HINT)
+                elif name.text in CHAINS:
+                    message = f"{quote(name.text)} is where a packet is caught, not a chain to jump to"
+                    self.report.error(name, message, f"write 'chain: {name.text}' in a rule of 'rules'")
+                elif not isinstance(value, Sequence):
+                    self.report.error(value, f"chain {quote(name.text)} is a list of rules", "an empty one is []")
+                lists.setdefault(name.text, []).extend(value.items if isinstance(value, Sequence) else [])
+                self.places.setdefault(name.text, name)
+                self._jumps.setdefault(name.text, [])
+        return lists
+
+    def _list(self, items: list[Node], chain: str) -> list[Rule]:
         rules: list[Rule] = []
-        names: dict[str, Node] = {f"policy {chain}": node for chain in CHAINS}
-        for number, item in enumerate(node.items, 1):
+        for number, item in enumerate(items, 1):
             if not isinstance(item, MappingNode):
                 self.report.error(
                     item, "a rule is a mapping of keys to values", "as in '- {state: NEW, verdict: drop}'"
                 )
                 continue
             fields = self.walker.section(item, RULE)
-            name = fields.get("name", f"rule {number}")
-            place = fields.place("name")
-            first = names.setdefault(name, place)
-            if first is node:
-                self.report.error(place, f"{quote(name)} is the name of a chain's policy", "choose another name")
-            elif first is not place:
-                self.report.error(place, f"rule name {quote(name)} is used twice", f"first at line {first.line}")
-            self._check_chains(fields)
-            self._check_protos(fields)
-            self._check_families(fields)
-            if fields.complete() and "verdict" in fields.values:
-                rules.append(self._build(fields, name))
+            name = fields.get("name", f"{chain} rule {number}".lstrip())
+            self._check_name(name, fields.place("name"))
+            self.checks.check(fields)
+            if "jump" in fields.values:
+                self._jumps[chain].append(fields.get("jump"))
+            if chain and "track" in fields.keys:
+                message = "'track' in a chain: this is decided before the packet is tracked"
+                self.report.error(fields.place("track"), message, "put the rule into 'rules'")
+            if fields.complete() and not fields.values.keys().isdisjoint(("verdict", "jump", "track")):
+                rules.append(self.build(fields, name))
+                self.fields[rules[-1]] = fields
         return rules
 
-    def _build(self, fields: Fields, name: str) -> Rule:
+    def build(self, fields: Fields, name: str) -> Rule:
+        """The rule of these fields, which could all be read."""
+        status, not_status = fields.get("status", (0, 0))
+        src: Match | None = fields.get("src")
+        dst: Match | None = fields.get("dst")
+        protos = _compiled(fields.get("proto"))
         return Rule(
             name=name,
-            origin=f"{self.path}:{fields.node.line}",
-            verdict=fields.get("verdict"),
+            origin=f"{fields.node.source.path}:{fields.node.line}",
+            verdict=JUMP if "jump" in fields.values else fields.get("verdict", CONTINUE),
             chains=fields.get("chain", ALL_CHAINS),
             states=fields.get("state", state.ANY),
-            protos=_compiled(fields.get("proto")),
-            src=_compiled(fields.get("src")),
-            dst=_compiled(fields.get("dst")),
+            protos=protos if protos is not None or "tcp_flags" not in fields.values else _TCP,
+            src=_compiled(src),
+            dst=_compiled(dst),
             sport=_compiled(fields.get("sport")),
             dport=_compiled(fields.get("dport")),
             icmp=_icmp_types(fields.get("icmp")),
@@ -89,101 +125,91 @@ class Rules:
             indev=fields.get("in"),
             outdev=fields.get("out"),
             log=fields.get("log"),
+            src_tree=src.tree if src is not None else None,
+            dst_tree=dst.tree if dst is not None else None,
+            direction=fields.get("direction", -1),
+            status=status,
+            not_status=not_status,
+            fragment=fields.get("fragment", -1),
+            ttl=_compiled(fields.get("ttl")),
+            dscp=_compiled(fields.get("dscp")),
+            length=_compiled(fields.get("length")),
+            mark=fields.get("mark"),
+            tcp_flags=fields.get("tcp_flags"),
+            mac=_compiled(fields.get("mac")),
+            helpers=fields.get("helper", 0),
+            schedule=fields.get("time"),
+            connage=_compiled(fields.get("connage")),
+            connpackets=_compiled(fields.get("connpackets")),
+            connbytes=_compiled(fields.get("connbytes")),
+            connlimit=fields.get("connlimit"),
+            limit=fields.get("limit"),
+            jump=fields.get("jump", ("", None))[0],
+            reject_with=fields.get("reject_with", -1) + 1,
+            track=fields.get("track", -1) + 1,
+            shadow=bool(fields.get("shadow", 0)),
+            set_mark=fields.get("set_mark"),
+            add=fields.get("add"),
         )
+
+    def _check_name(self, name: str, place: Node) -> None:
+        first = self._names.setdefault(name, place)
+        if first is None:
+            self.report.error(place, f"{quote(name)} is the name of a chain's policy", "choose another name")
+        elif first is not place:
+            where = self.report.where(first, place)
+            self.report.error(place, f"rule name {quote(name)} is used twice", f"first at {where}")
 
     def _states(self, node: Node, key: Key) -> int:
         return mask(self.walker.members(node, key.name), STATES, state.ANY, self.report)
 
-    def _chains(self, node: Node, key: Key) -> int:
+    def _hooks(self, node: Node, key: Key) -> int:
         return mask(self.walker.members(node, key.name), CHAINS, ALL_CHAINS, self.report)
 
-    def _log(self, node: Node, key: Key) -> Log | None:
-        if isinstance(node, MappingNode):
-            fields = self.walker.section(node, LOG)
-            if not fields.complete():
-                raise Skip
-            limit = Limit(fields.get("limit", LOG_INTERVAL_NS), fields.get("burst", LOG_BURST))
-            return Log(limit, fields.get("prefix", ""))
-        try:
-            wanted = values.switch(getattr(node, "text", ""))
-        except Wrong:
-            raise Wrong("'log' is true, false or a mapping", "as in 'log: {limit: 5/minute}'") from None
-        return Log(Limit(LOG_INTERVAL_NS, LOG_BURST), "") if wanted else None
+    def _check_jumps(self) -> None:
+        used: set[str] = set()
+        for jumps in self._jumps.values():
+            for name, place in jumps:
+                used.add(name)
+                if name not in self.places:
+                    self._unknown_chain(name, place)
+        heights: dict[str, int] = {}
+        for name in self._jumps:
+            self._height(name, [], heights)
+        for name, key in self.places.items():
+            if name not in used and not self.report.failed:
+                self.report.warning(key, f"no rule jumps to chain {quote(name)}")
 
-    def _check_chains(self, fields: Fields) -> None:
-        chains = fields.get("chain", ALL_CHAINS)
-        for key, chain in (("in", "output"), ("out", "input")):
-            if fields.get(key) is not None and chains == CHAINS[chain]:
-                self.report.error(
-                    fields.place(key),
-                    f"chain {chain} has no {quote(key)} interface: this can never match",
-                    f"the interface of chain {chain} is {quote('out' if key == 'in' else 'in')}",
-                )
+    def _unknown_chain(self, name: str, place: Node) -> None:
+        if name.lower() in ACTIONS:
+            hint = f"a verdict is written 'verdict: {name.lower()}'"
+        else:
+            hint = did_you_mean(name, self.places) or "define it under 'chains:'"
+        self.report.error(place, f"no chain is named {quote(name)}", hint)
 
-    def _check_protos(self, fields: Fields) -> None:
-        """Ports need protocols that have ports; an ICMP type implies its own, and goes with no other."""
-        given: Match | None = fields.get("proto")
-        if given is None and "proto" in fields.keys:
-            return
-        numbers = given.numbers() if given is not None and given.compiled is not None else None
-        icmps = {name: number for name, number in _ICMPS.items() if name in fields.values}
-        ports = [key for key in ("sport", "dport") if key in fields.values]
-        if ports:
-            self._check_ports(fields, ports[0], numbers, bool(icmps))
-            return
-        if not icmps or numbers is None:
-            return
-        for name, number in icmps.items():
-            if number not in numbers:
-                message = f"{quote(name)} needs protocol {name}"
-                self.report.error(fields.place(name), message, "leave 'proto' out: the type implies it")
-                return
-        others = numbers - set(icmps.values())
-        if others:
-            message = f"protocol {_proto_name(min(others))} beside an icmp type can never match"
-            self.report.error(fields.place("proto"), message, "write a rule of its own for it")
-
-    def _check_ports(self, fields: Fields, key: str, numbers: frozenset[int] | None, icmp: bool) -> None:
-        place, known = fields.place(key), ", ".join(WITH_PORTS.values())
-        if icmp:
-            self.report.error(place, f"{quote(key)} beside an icmp type can never match", "write two rules")
-        elif numbers is None:
-            message = f"{quote(key)} needs a protocol that has ports"
-            self.report.error(place, message, f"add 'proto: tcp', 'proto: [tcp, udp]' or another of {known}")
-        elif not numbers <= WITH_PORTS.keys():
-            message = f"{quote(key)} with protocol {_proto_name(min(numbers - WITH_PORTS.keys()))}, which has no ports"
-            self.report.error(place, message, f"protocols with ports are {known}; write a rule of its own for others")
-
-    def _check_families(self, fields: Fields) -> None:
-        """Warn when source, destination and protocol leave no IP version in which the rule could match."""
-        left, said = {4, 16}, ""
-        for key in ("src", "dst"):
-            match: Match | None = fields.get(key)
-            if match is None or match.compiled is None or not match.intervals:
+    def _height(self, name: str, path: list[str], heights: dict[str, int]) -> int:
+        """How many jumps deep one gets from this chain; loops and too deep ones are reported."""
+        if name in heights:
+            return heights[name]
+        highest = 0
+        path.append(name)
+        for target, place in self._jumps[name]:
+            if target not in self._jumps:
                 continue
-            families = match.families()
-            if not left & families:
-                message = f"'src' is {said} only, 'dst' is {_family_name(families)} only: this can never match"
-                self.report.warning(
-                    fields.place(key), message, "one rule takes both families: [192.168.0.0/16, fd00::/8]"
-                )
-                return
-            left, said = left & families, _family_name(families)
-        wanted = self._icmp_family(fields)
-        if wanted and wanted not in left:
-            name = "icmp" if wanted == 4 else "icmpv6"
-            message = f"{name} is {_family_name({wanted})}, the addresses are {said} only: this can never match"
-            self.report.warning(fields.place(name if name in fields.keys else "proto"), message)
-
-    def _icmp_family(self, fields: Fields) -> int:
-        """The one address length that the rule's ICMP leaves, or 0."""
-        given: Match | None = fields.get("proto")
-        numbers = given.numbers() if given is not None else frozenset[int]()
-        if numbers == {_ICMPS["icmp"]} or ("icmp" in fields.values and "icmpv6" not in fields.values):
-            return 4
-        if numbers == {_ICMPS["icmpv6"]} or ("icmpv6" in fields.values and "icmp" not in fields.values):
-            return 16
-        return 0
+            if target in path:
+                way = " -> ".join([*path[path.index(target) :], target])
+                self.report.error(place, f"chain {quote(target)} jumps back to itself", way)
+                continue
+            if len(path) > MOST_DEPTH:
+                self.report.error(place, f"chains jump more than {MOST_DEPTH} deep")
+                continue
+            below = self._height(target, path, heights) + 1
+            if below > MOST_DEPTH and not self.report.failed:
+                self.report.error(place, f"chains jump more than {MOST_DEPTH} deep")
+            highest = max(highest, below)
+        path.pop()
+        heights[name] = highest
+        return highest
 
 
 def _compiled(match: Match | None) -> Any:
@@ -195,11 +221,3 @@ def _icmp_types(match: Match | None) -> NumberSet | None:
     if match is None:
         return None
     return match.compiled if isinstance(match.compiled, NumberSet) else NumberSet(match.intervals)
-
-
-def _proto_name(number: int) -> str:
-    return next((name for name, known in PROTOCOLS.items() if known == number), str(number))
-
-
-def _family_name(lengths: AbstractSet[int]) -> str:
-    return "IPv4" if 4 in lengths else "IPv6"

@@ -7,22 +7,26 @@ stands for the *value* of a set, so a set that holds negatives means the same wh
 A set has no declared kind: its members are read as what the key that uses it wants, once for each such kind. When a set
 cannot be read as wanted but can as something else, the mistake is at the use (`dport: $lan`), else at the member.
 
-Equal texts and equal `$name`s share one compiled set: ten thousand rules that say `$lan` hold it once. What a file can
-make grow is limited by MAX_INTERVALS over all its lists, and by MAX_NESTING for sets in sets, which also bounds the
-recursion here.
+Equal texts and equal `$name`s share one compiled set: ten thousand rules that say `$lan` hold it once. What a file
+can make grow is limited by MAX_INTERVALS over all its lists, and by the nesting of sets in sets (`named`), which also
+bounds the recursion here.
+
+Where a dynamic set is part of a value there is nothing to compile: the value becomes a tree that is asked about each
+address, and an upper bound for the index.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ctfw.config import values
-from ctfw.config.document import Mapping, Node, Scalar, Sequence, is_empty
-from ctfw.config.problems import GiveUp, Report, did_you_mean, quote
+from ctfw.config import matches, values
+from ctfw.config.document import Node, Scalar
+from ctfw.config.named import Definition, NamedSets
+from ctfw.config.problems import GiveUp, Report, quote
 from ctfw.config.schema import Kind
 from ctfw.config.values import Wrong
 from ctfw.config.walk import Skip, Walker, negation
+from ctfw.ruleset.dynamic import AddressTree
 from ctfw.ruleset.sets import (
     EVERY_ADDRESS,
     EVERY_NUMBER,
@@ -34,11 +38,7 @@ from ctfw.ruleset.sets import (
 )
 
 MAX_INTERVALS = 4_000_000
-MAX_NESTING = 16
-
 Interval = tuple[Any, Any]  # both int, or both bytes of one length
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,30 @@ DOMAINS = {
     Kind.PROTOS: Domain("protocols", values.proto, [(0, 255)], subtract_numbers, NumberSet),
     Kind.ICMP: Domain("icmp types", values.icmp_type, EVERY_NUMBER, subtract_numbers, NumberSet),
     Kind.ICMPV6: Domain("icmpv6 types", values.icmpv6_type, EVERY_NUMBER, subtract_numbers, NumberSet),
+    Kind.HOPS: Domain("hop limits", matches.hops, [(0, 255)], subtract_numbers, NumberSet),
+    Kind.LENGTHS: Domain("lengths", matches.length, [(0, matches.MAX_LENGTH)], subtract_numbers, NumberSet),
+    Kind.DSCPS: Domain("DSCPs", matches.dscp, [(0, 63)], subtract_numbers, NumberSet),
+    Kind.MACS: Domain("MAC addresses", matches.mac, [(0, (1 << 48) - 1)], subtract_numbers, NumberSet),
+    Kind.SECONDS: Domain("ages", matches.seconds, [(0, matches.MAX_COUNT)], subtract_numbers, NumberSet),
+    Kind.PACKETS: Domain("counts", matches.packets, [(0, matches.MAX_COUNT)], subtract_numbers, NumberSet),
+    Kind.OCTETS: Domain("counts of bytes", matches.octets, [(0, matches.MAX_COUNT)], subtract_numbers, NumberSet),
 }
 
 
 class Match:
-    """What one key of a rule matches. `compiled` is None for `any`; then `intervals` is everything."""
+    """What one key of a rule matches. `compiled` is None for `any`; then `intervals` is everything.
 
-    __slots__ = ("_families", "_numbers", "compiled", "intervals")
+    Where a dynamic set is in it, `tree` says exactly what matches, and the others what could at most.
+    """
 
-    def __init__(self, intervals: list[Interval], compiled: AddressSet | NumberSet | None) -> None:
+    __slots__ = ("_families", "_numbers", "compiled", "intervals", "tree")
+
+    def __init__(
+        self, intervals: list[Interval], compiled: AddressSet | NumberSet | None, tree: AddressTree | None = None
+    ) -> None:
         self.intervals = intervals
         self.compiled = compiled
+        self.tree = tree
         self._numbers: frozenset[int] | None = None
         self._families: frozenset[int] | None = None
 
@@ -85,56 +98,21 @@ class Match:
         return self._families
 
 
-class Definition:
-    """One named set. `broken`: a member is no text, names an unknown set or leads back here; nobody gets its value."""
-
-    def __init__(self, place: Scalar) -> None:
-        self.place = place
-        self.members: list[Scalar] = []
-        self.used = False
-        self.broken = False
-        self.height = 0  # levels of sets below; 0 until it is known
-        self.open = False  # on the way from a set down to its members
-
-
 class Sets:
-    """The named sets of a file, and the reader of every value that may use them."""
+    """The reader of every value that may use named sets."""
 
-    def __init__(self, walker: Walker) -> None:
+    def __init__(self, walker: Walker, named: NamedSets) -> None:
         self.report: Report = walker.report
         self.walker = walker
-        self.definitions: dict[str, Definition] = {}
+        self.named = named
         self._budget = MAX_INTERVALS
         self._values: dict[tuple[str, Kind], list[Interval] | None] = {}
         self._refusals: dict[tuple[str, Kind], str] = {}
         self._matches: dict[tuple[str, Kind], Match] = {}
+        self._trees: dict[str, AddressTree] = {}
         for kind in DOMAINS:
             walker.readers[kind] = lambda node, key: self.match(node, key.kind, key.name)
         walker.readers[Kind.INTERFACES] = lambda node, key: self.interfaces(node, key.name)
-
-    def define(self, node: Node) -> None:
-        """Take in the file's `sets` mapping; names, references and cycles are checked here, members when used."""
-        if not isinstance(node, Mapping):
-            raise Wrong("'sets' is a mapping of names to members", "as in 'lan: [192.168.0.0/16, fd00::/8]'")
-        for name, value in node.pairs:
-            definition = self.definitions[name.text] = Definition(name)
-            if _NAME.fullmatch(name.text) is None:
-                hint = "letters, digits, '_', '-' and '.', a letter first"
-                if name.text.startswith("$"):
-                    hint = "the '$' is written where the set is used, not where it is defined"
-                self.report.error(name, f"{quote(name.text)} cannot name a set", hint)
-                definition.broken = True
-            try:
-                definition.members = self._members(name, value)
-            except Skip:
-                definition.broken = True
-        for text in self.definitions:
-            self._check(text, [])
-
-    def warn_unused(self) -> None:
-        for text, definition in self.definitions.items():
-            if not definition.used:
-                self.report.warning(definition.place, f"set {quote(text)} is not used")
 
     def match(self, node: Node, kind: Kind, what: str) -> Match:
         """The value of a key of this kind. Raises Wrong or Skip."""
@@ -145,7 +123,10 @@ class Sets:
             shared = self._matches.get((node.text, kind))
             if shared is not None:
                 return shared
-        intervals = self._expand(self.walker.members(node, what), kind)
+        members = self.walker.members(node, what)
+        if kind is Kind.ADDRESSES and self._changes(members):
+            return self._changing_match(members)
+        intervals = self._expand(members, kind)
         result = Match(intervals, domain.compile(intervals))
         if not intervals:
             self.report.warning(node, f"{quote(what)} is an empty set: the rule can never match")
@@ -172,59 +153,6 @@ class Sets:
         if bad:
             raise Skip
         return InterfaceSet(names, negated)
-
-    def _members(self, name: Scalar, value: Node) -> list[Scalar]:
-        if isinstance(value, Scalar):
-            if is_empty(value):
-                self.report.error(name, f"set {quote(name.text)} has no value", "an empty set is written []")
-                raise Skip
-            return [value]
-        if isinstance(value, Sequence):
-            return self.walker.scalars(value)
-        self.report.error(value, "a set is one value or a list of values", "a list is written [a, b]")
-        raise Skip
-
-    def _check(self, text: str, path: list[str]) -> int:
-        """Follow the references of a set: its height, with unknown names, cycles and too deep nesting reported."""
-        definition = self.definitions[text]
-        if definition.height:
-            return definition.height
-        definition.open = True
-        path.append(text)
-        height = 1
-        for member in definition.members:
-            word = negation(member.text)[1]
-            if not word.startswith("$"):
-                continue
-            inner = self._find(member, word)
-            if inner is None:
-                definition.broken = True
-            elif inner.open:
-                way = " -> ".join("$" + step for step in path[path.index(word[1:]) :] + [word[1:]])
-                self.report.error(member, f"set {quote(text)} contains itself", way)
-                definition.broken = True
-            elif len(path) >= MAX_NESTING:
-                self.report.error(member, f"sets are nested more than {MAX_NESTING} deep")
-                definition.broken = True
-            else:
-                height = max(height, self._check(word[1:], path) + 1)
-                definition.broken = definition.broken or inner.broken
-        if height > MAX_NESTING and not definition.broken:
-            self.report.error(definition.place, f"sets are nested more than {MAX_NESTING} deep")
-            definition.broken = True
-        definition.open = False
-        definition.height = height
-        path.pop()
-        return height
-
-    def _find(self, member: Scalar, word: str) -> Definition | None:
-        definition = self.definitions.get(word[1:])
-        if definition is None:
-            hint = did_you_mean(word[1:], self.definitions, "$") or "define it under 'sets:'"
-            self.report.error(member, f"no set is named {quote(word)}", hint)
-            return None
-        definition.used = True
-        return definition
 
     def _expand(self, members: list[Scalar], kind: Kind) -> list[Interval]:
         """(Positives or everything) minus negatives. Raises Skip after reporting every bad member."""
@@ -254,11 +182,62 @@ class Sets:
         base = positives if positive or not members else domain.everything
         return list(domain.subtract(base, negatives)) if negatives else base
 
-    def _value(self, member: Scalar, word: str, kind: Kind) -> list[Interval]:
-        """The value of the set that `member` names. Raises Wrong for a set of another kind, Skip for a broken one."""
-        definition = self._find(member, word)
+    def _changes(self, members: list[Scalar]) -> bool:
+        """Does a dynamic set stand in this list, or in a set in it?"""
+        for member in members:
+            word = negation(member.text)[1]
+            if word.startswith("$"):
+                definition = self.named.definitions.get(word[1:])
+                if definition is not None and definition.changes:
+                    return True
+        return False
+
+    def _changing_match(self, members: list[Scalar]) -> Match:
+        tree = self._tree(members)
+        wanted = EVERY_ADDRESS if tree.plus or tree.dynamic is not None else tree.base.intervals()
+        bound = subtract_addresses(wanted, tree.minus_base.intervals() if tree.minus_base is not None else [])
+        return Match(bound, AddressSet(bound), tree)
+
+    def _tree(self, members: list[Scalar]) -> AddressTree:
+        """A list with dynamic sets in it, as what is asked of each address. Raises Skip as `_expand` does."""
+        static: tuple[list[Scalar], list[Scalar]] = ([], [])
+        changing: tuple[list[AddressTree], list[AddressTree]] = ([], [])
+        positive = False
+        for member in members:
+            taken_away, word = negation(member.text)
+            positive = positive or not taken_away
+            if word.startswith("$") and self._changes([member]):
+                changing[taken_away].append(self._tree_of(member, word))
+            else:
+                static[taken_away].append(member)
+        base = self._expand(static[False], Kind.ADDRESSES) if positive else EVERY_ADDRESS
+        minus = self._expand([_without_sign(member) for member in static[True]], Kind.ADDRESSES)
+        minus_base = AddressSet(minus) if minus else None
+        return AddressTree(AddressSet(base), changing[False], minus_base, changing[True])
+
+    def _tree_of(self, member: Scalar, word: str) -> AddressTree:
+        """The tree of a named set in which a dynamic one is."""
+        definition = self.named.find(member, word)
         if definition is None or definition.broken:
             raise Skip
+        if word not in self._trees:
+            inner = self._tree(definition.members)
+            if definition.dynamic is not None:
+                if not definition.members:
+                    inner = AddressTree(AddressSet([]))
+                # Whatever its static members take away, an address that was added is in.
+                inner = AddressTree(AddressSet([]), [inner], dynamic=definition.dynamic)
+            self._trees[word] = inner
+        return self._trees[word]
+
+    def _value(self, member: Scalar, word: str, kind: Kind) -> list[Interval]:
+        """The value of the set that `member` names. Raises Wrong for a set of another kind, Skip for a broken one."""
+        definition = self.named.find(member, word)
+        if definition is None or definition.broken:
+            raise Skip
+        if definition.changes and kind is not Kind.ADDRESSES:
+            where = self.report.where(definition.place, member)
+            raise Wrong(f"set {quote(word)} is dynamic: it holds addresses", f"the set stands at {where}")
         at = (word, kind)
         if at not in self._values:
             self._values[at] = None
@@ -268,7 +247,7 @@ class Sets:
             else:
                 self._values[at] = self._expand(definition.members, kind)
         if at in self._refusals:
-            raise Wrong(self._refusals[at], f"the set stands at line {definition.place.line}")
+            raise Wrong(self._refusals[at], f"the set stands at {self.report.where(definition.place, member)}")
         found = self._values[at]
         if found is None:
             raise Skip
@@ -288,17 +267,22 @@ class Sets:
     def _interface_names(self, member: Scalar, text: str) -> list[str]:
         if not text.startswith("$"):
             return [values.interface(text)]
-        definition = self._find(member, text)
+        definition = self.named.find(member, text)
         if definition is None or definition.broken:
             raise Skip
+        if definition.changes:
+            where = self.report.where(definition.place, member)
+            raise Wrong(f"set {quote(text)} is dynamic: it holds addresses", f"the set stands at {where}")
         if not definition.members:
-            raise Wrong(f"set {quote(text)} is empty", f"it stands at line {definition.place.line}")
+            where = self.report.where(definition.place, member)
+            raise Wrong(f"set {quote(text)} is empty", f"it stands at {where}")
         names: list[str] = []
         for inner in definition.members:
             if inner.text.startswith("!"):
                 raise Wrong(f"set {quote(text)} negates inside", "negate interfaces where the set is used: !$name")
             if not inner.text.startswith("$") and _readable([inner.text], values.address):
-                raise Wrong(f"set {quote(text)} holds addresses, not interfaces", f"it stands at line {inner.line}")
+                where = self.report.where(inner, member)
+                raise Wrong(f"set {quote(text)} holds addresses, not interfaces", f"it stands at {where}")
             try:
                 names += self._interface_names(inner, inner.text)
             except Wrong as wrong:
@@ -312,6 +296,10 @@ class Sets:
         if self._budget < 0:
             self.report.error(place, f"the lists of this file have more than {MAX_INTERVALS} members, sets followed")
             raise GiveUp
+
+
+def _without_sign(member: Scalar) -> Scalar:
+    return Scalar(member.source, member.line, member.column, negation(member.text)[1], member.plain)
 
 
 def _readable(texts: list[str], parse: Callable[[str], Interval]) -> bool:

@@ -31,6 +31,8 @@ _ADDRESS = re.compile(r"[0-9]{1,3}\.[0-9.]+|[0-9a-fA-F]*:[0-9a-fA-F:.]+")
 _MASK = re.compile(r"[0-9]{1,3}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _INTERFACE = re.compile(r"[^\s/:!$+*]+\+?|\+")
+_SIZE = re.compile(r"([0-9]{1,10}) ?([A-Za-z]*)")
+_SIZES = {"": 0, "b": 0, "bytes": 0, "k": 10, "kib": 10, "m": 20, "mib": 20, "g": 30, "gib": 30}
 _UNITS = {"second": 1, "sec": 1, "s": 1, "minute": 60, "min": 60, "hour": 3600, "day": 86400}
 _SWITCH = {"true": 1, "yes": 1, "on": 1, "1": 1, "false": 0, "no": 0, "off": 0, "0": 0}
 
@@ -82,6 +84,25 @@ def duration(text: str, low: int, high: int) -> int:
     if not low <= seconds <= high:
         raise Wrong(f"{quote(text)} is out of range", f"from {low} to {high} seconds")
     return seconds
+
+
+def size(text: str, low: int, high: int) -> int:
+    """Bytes, from `128 bytes`, `64 KiB` or `16 MiB`."""
+    match = _SIZE.fullmatch(text)
+    unit = _SIZES.get(match[2].lower()) if match is not None else None
+    if match is None or unit is None:
+        raise Wrong(f"{quote(text)} is not a size", "a number of bytes, KiB, MiB or GiB, as in 16 MiB")
+    value = int(match[1]) << unit
+    if not low <= value <= high:
+        raise Wrong(f"{quote(text)} is out of range", f"from {_show_size(low)} to {_show_size(high)}")
+    return value
+
+
+def _show_size(value: int) -> str:
+    for unit, name in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if value >> unit << unit == value:
+            return f"{value >> unit} {name}"
+    return f"{value} bytes"
 
 
 def rate(text: str) -> int:

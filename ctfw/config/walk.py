@@ -9,16 +9,16 @@ walk goes on: one run shows every mistake of the file.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ctfw.config import values
+from ctfw.config import foreign, values
 from ctfw.config.document import Mapping as MappingNode
 from ctfw.config.document import Node, Scalar, Sequence, is_empty
 from ctfw.config.problems import Report, did_you_mean, listing, quote
-from ctfw.config.schema import SYNONYMS, Key, Kind, Section
+from ctfw.config.schema import ACTIONS, FILE, INCLUDED, Key, Kind, Section
 from ctfw.config.values import Wrong
 from ctfw.ruleset.verdict import ACCEPT, DROP
+from ctfw.ruleset.verdict import NAMES as VERDICT_NAMES
 
 VERDICTS = {"accept": ACCEPT, "drop": DROP}
-_SYSCTL = "nf_conntrack_"
 
 
 class Skip(Exception):
@@ -54,8 +54,13 @@ class Walker:
         self.readers: dict[Kind, Reader] = {
             Kind.NUMBER: lambda node, key: values.number(text_of(node, key), key.low, key.high),
             Kind.DURATION: lambda node, key: values.duration(text_of(node, key), key.low, key.high),
+            Kind.SIZE: lambda node, key: values.size(text_of(node, key), key.low, key.high),
             Kind.SWITCH: lambda node, key: values.switch(text_of(node, key)),
             Kind.VERDICT: lambda node, key: values.choice(text_of(node, key), VERDICTS),
+            Kind.ACTION: lambda node, key: _action(text_of(node, key)),
+            Kind.CHOICE: lambda node, key: values.choice(
+                text_of(node, key), {word: place for place, word in enumerate(key.words)}
+            ),
             Kind.FATE: lambda node, key: _fate(text_of(node, key)),
             Kind.NAME: lambda node, key: values.name(text_of(node, key), key.name),
             Kind.TEXT: text_of,
@@ -139,15 +144,11 @@ class Walker:
 
     def _unknown(self, name: Scalar, section: Section) -> None:
         known = section.keys
-        synonym = SYNONYMS.get(name.text.lower(), name.text.removeprefix(_SYSCTL))
-        if synonym != name.text and synonym in known:
-            hint = f"did you mean {quote(synonym)}?"
-        elif name.text == "<<":
-            hint = "merge keys are not read; write the keys out"
-        else:
-            hint = did_you_mean(name.text, known)
-            if not hint and len(known) <= 20:
-                hint = f"known here: {listing(known)}"
+        hint = foreign.key_hint(name.text, known) or did_you_mean(name.text, known)
+        if section is INCLUDED and name.text in FILE.keys:
+            hint = "it concerns the whole: say it in the file that includes this one"
+        elif not hint and len(known) <= 20:
+            hint = f"known here: {listing(known)}"
         self.report.error(name, f"unknown key {quote(name.text)} in {section.title}", hint)
 
 
@@ -187,6 +188,13 @@ def negation(text: str) -> tuple[bool, str]:
     if text.startswith("!"):
         return True, text[1:].lstrip()
     return False, text
+
+
+def _action(text: str) -> int:
+    hint = foreign.verdict_hint(text)
+    if hint:
+        raise Wrong(f"{quote(text)} is not a verdict", hint)
+    return values.choice(text, {name: VERDICT_NAMES.index(name) for name in ACTIONS})
 
 
 def _fate(text: str) -> str:

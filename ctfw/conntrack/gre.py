@@ -113,11 +113,15 @@ class Calls:
                 del self._by_key[call.key]
         self.count -= 2
 
-    def sweep(self, now: i64) -> None:
-        """Forgets the calls that are over."""
+    def sweep(self, now: i64) -> list[Conn]:
+        """Forgets the calls that are over; returns the control connections that are, with tunnels perhaps living on."""
+        ended = []
         for master in list(self._by_master):
             if self._by_master[master][0].is_over(now):
                 self.remove_master(master)
+                if master.status & DYING != 0 or master.expires <= now:
+                    ended.append(master)
+        return ended
 
 
 def is_enhanced(packet: Packet) -> bool:

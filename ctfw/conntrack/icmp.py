@@ -7,10 +7,10 @@ Neighbour discovery and multicast listener messages (RFC 4861, RFC 2710, RFC 381
 
 from typing import Final
 
+from mypy_extensions import i64
+
 from ctfw import reason
 from ctfw.packet import AF_INET, ICMP, ICMPV6, Packet, decode_quoted
-
-from mypy_extensions import i64
 
 # Types above this one are not assigned (as far as the kernel is concerned).
 _ICMP_HIGHEST: Final = 18
@@ -60,7 +60,7 @@ def quoted_key(packet: Packet) -> bytes:
     at = packet.l4 + 8
     if packet.proto == ICMPV6 and data[packet.l4] == _REDIRECT:
         return _redirected_key(packet)
-    return decode_quoted(data, at)
+    return decode_quoted(data, at, packet.family)
 
 
 def _redirected_key(packet: Packet) -> bytes:
@@ -70,15 +70,10 @@ def _redirected_key(packet: Packet) -> bytes:
     if data[7] != 255 or source != _LINK_LOCAL >> 8 or data[9] & 0xC0 != 0x80:
         return b""
     at = packet.l4 + 40
-    stop = packet.end if packet.end < len(data) else len(data)
-    while at + 8 <= stop:
-        units: i64 = data[at + 1]
-        if units == 0 or at + units * 8 > stop:
-            return b""
-        if data[at] == _REDIRECTED_HEADER:
-            return decode_quoted(data, at + 8)
-        at += units * 8
-    return b""
+    # Measured: only the first option counts, and how long it says it is does not, but for zero.
+    if at + 8 > packet.end or at + 8 > len(data) or data[at] != _REDIRECTED_HEADER or data[at + 1] == 0:
+        return b""
+    return decode_quoted(data, at + 8, packet.family)
 
 
 def is_in(number: i64, members: tuple[int, ...]) -> bool:

@@ -18,7 +18,7 @@ from mypy_extensions import i64
 
 from ctfw import reason
 from ctfw.conntrack.conn import Conn, Side, TcpTrack
-from ctfw.conntrack.settings import Settings
+from ctfw.conntrack.settings import SECOND, Settings
 from ctfw.conntrack.state import ASSURED, CONFIRMED, IGNORED, LIBERAL, LOOSE, SEEN_REPLY
 from ctfw.packet import ORIGINAL, REPLY, Packet, read16, read32
 
@@ -120,6 +120,7 @@ _MASK: Final = 0xFFFFFFFF
 _HALF: Final = 0x80000000
 _LEAST_ACK_WINDOW: Final = 66000
 _MAX_SCALE: Final = 14
+_WORTH_CUTTING: Final = 120 * SECOND  # a connection that lives shorter is left alone by what is outside of its window
 
 # What ``track`` answers besides 0 (fine) and the reasons for INVALID.
 REOPENED: Final = -1
@@ -381,8 +382,7 @@ def _remember_outside(conn: Conn, tcp: TcpTrack, direction: i64, kind: i64, now:
         return
     if tcp.last_dir != direction and (tcp.last_kind == FIN or tcp.last_kind == RST):
         unacknowledged: i64 = settings.tcp_timeouts[_UNACKNOWLEDGED]
-        fin_wait: i64 = settings.tcp_timeouts[FIN_WAIT]
-        if conn.expires - now >= fin_wait and conn.expires - now > unacknowledged:
+        if conn.expires - now >= _WORTH_CUTTING and conn.expires - now > unacknowledged:
             conn.expires = now + unacknowledged
     else:
         tcp.last_kind = kind

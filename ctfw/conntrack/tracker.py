@@ -91,7 +91,9 @@ class ConnTrack:
         self._calls = gre.Calls()
         self.zoned: bool = len(settings.zones) != 0
         self.zone: bytes = b""
-        self.leniency: i64 = 0  # what a rule asks for in case the packet opens a connection: LOOSE, LIBERAL of ``state``
+        self.leniency: i64 = (
+            0  # what a rule asks for in case the packet opens a connection: LOOSE, LIBERAL of ``state``
+        )
 
     def track(self, packet: Packet, check: bool, now: i64) -> Conn | None:
         """Says what the packet is: writes its state, direction and reason, and returns its connection if it has one.
@@ -168,6 +170,17 @@ class ConnTrack:
             self.stats.insert += 1
         return 0
 
+    def own_error(self, packet: Packet) -> None:
+        """For an ICMP error of this machine itself that quotes an unknown packet: it is RELATED after all.
+
+        The machine refused that packet before any queue saw it: its time to live was over, or there was no route. The
+        kernel hands the refused packet's connection on to the error that it sends, without a look at the table.
+        """
+        packet.state = RELATED
+        packet.direction = REPLY
+        packet.reason = 0
+        self.stats.invalid -= 1
+
     def extend(self, conn: Conn, packet: Packet, size: i64) -> None:
         """A later fragment brought ``size`` more bytes of a segment whose first one was tracked on ``conn``."""
         if packet.direction == ORIGINAL:
@@ -184,7 +197,8 @@ class ConnTrack:
         if self._expectations.count:
             self._expectations.sweep(now)
         if self._calls.count:
-            self._calls.sweep(now)
+            for master in self._calls.sweep(now):
+                end_call(master, self._expectations, self._calls, self.table, now)
 
     def expectations(self) -> list[Expectation]:
         """The expectations of living masters, expired ones included."""

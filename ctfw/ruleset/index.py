@@ -8,6 +8,10 @@ the lowest bit. So a packet that opens a connection pays a binary search and an 
 
 A rule that does not ask for a field has its bit everywhere in it. What cannot be indexed (limits, sets that change) is
 not known here: the caller asks the candidates themselves, in their order.
+
+A boundary costs a bit for each rule, so long lists of addresses times long lists of rules would fill the memory. Up to
+BUDGET the largest sets are left to the caller as well (``late_srcs``, ``late_dsts``): for the few rules that use them a
+second binary search costs a packet less than the memory would.
 """
 
 from bisect import bisect_right
@@ -22,6 +26,8 @@ from ctfw.ruleset.sets import AddressSet, InterfaceSet, NumberSet
 
 # Names that a packet's interface was looked up by. More than a gateway has interfaces: forget and begin again.
 _MOST_NAMES: Final = 4096
+BUDGET: Final = 64 << 20  # bytes that the boundaries of one field of addresses may take
+_OBJECT: Final = 100  # bytes that a boundary takes beside its rules
 
 
 class Numbers:
@@ -32,11 +38,12 @@ class Numbers:
         toggles: dict[int, int] = {0: 0}
         for at, numbers in enumerate(wanted):
             if numbers is not None:
+                bit = 1 << at
                 for first, last in numbers.intervals():
-                    toggles[first] = toggles.get(first, 0) ^ (1 << at)
+                    toggles[first] = toggles[first] ^ bit if first in toggles else bit
                     if last < highest:
-                        toggles[last + 1] = toggles.get(last + 1, 0) ^ (1 << at)
-        self.is_used = len(toggles) > 1 or toggles[0] != 0
+                        toggles[last + 1] = toggles[last + 1] ^ bit if last + 1 in toggles else bit
+        self.is_used = any(numbers is not None for numbers in wanted)
         self._firsts: list[int] = sorted(toggles)
         self._rules: list[int] = accumulate([toggles[first] for first in self._firsts], self.none)
 
@@ -55,12 +62,13 @@ class Addresses:
         for at, addresses in enumerate(wanted):
             if addresses is not None:
                 self.is_used = True
+                bit = 1 << at
                 for first, last in addresses.intervals():
-                    toggles[first] = toggles.get(first, 0) ^ (1 << at)
+                    toggles[first] = toggles[first] ^ bit if first in toggles else bit
                     behind = int.from_bytes(last, "big") + 1
                     if behind >> (8 * len(last)) == 0:
                         after = behind.to_bytes(len(last), "big")
-                        toggles[after] = toggles.get(after, 0) ^ (1 << at)
+                        toggles[after] = toggles[after] ^ bit if after in toggles else bit
         self._firsts4: list[bytes] = sorted(first for first in toggles if len(first) == 4)
         self._firsts6: list[bytes] = sorted(first for first in toggles if len(first) == 16)
         self._rules4: list[int] = accumulate([toggles[first] for first in self._firsts4], self.none)
@@ -103,8 +111,12 @@ class Index:
         self._sports = Numbers([rule.sport for rule in rules], 65535)
         self._dports = Numbers([rule.dport for rule in rules], 65535)
         self._portless: int = self._sports.none & self._dports.none
-        self._sources = Addresses([rule.src for rule in rules])
-        self._destinations = Addresses([rule.dst for rule in rules])
+        sources = [rule.src for rule in rules]
+        destinations = [rule.dst for rule in rules]
+        self.late_srcs = too_large(sources)
+        self.late_dsts = too_large(destinations)
+        self._sources = Addresses([None if at in self.late_srcs else one for at, one in enumerate(sources)])
+        self._destinations = Addresses([None if at in self.late_dsts else one for at, one in enumerate(destinations)])
         self._ins = Interfaces([rule.indev for rule in rules])
         self._outs = Interfaces([rule.outdev for rule in rules])
 
@@ -136,6 +148,23 @@ class Index:
         else:
             found &= self._sources.none & self._destinations.none
         return found
+
+
+def too_large(wanted: list[AddressSet | None], budget: int = BUDGET) -> set[int]:
+    """The places of the sets, largest first, without which the others keep to the budget."""
+    each = 2 * (_OBJECT + len(wanted) // 8)
+    sizes: dict[int, int] = {}  # by identity: many rules share a named set
+    for addresses in wanted:
+        if addresses is not None:
+            sizes[id(addresses)] = len(addresses)
+    total = sum(sizes.values()) * each
+    large: set[int] = set()
+    for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        if total <= budget:
+            break
+        large.add(name)
+        total -= size * each
+    return {at for at, addresses in enumerate(wanted) if addresses is not None and id(addresses) in large}
 
 
 def bits(places: Iterable[int]) -> int:

@@ -1,59 +1,274 @@
 """The rules of one generation, and the question that they answer: which one decides about this packet?
 
-The first rule that matches wins; when none does, the chain's policy decides, which is a rule like any other (so it is
-counted and can be named). Chain and state, which every packet has, are decided when the rules are loaded: each pair has
-its own set of rules. Where the first of them asks for nothing else ("replies" in most rule files) it is the answer, so
-a packet of a known connection pays nothing for the rules that speak of new ones. For the others see ``index``.
+The rules are asked in their order. The first that matches and has a verdict decides; one that jumps hands over to a
+chain of the user's, which may decide, or end (or ``return``) and give back; one that continues, or is a shadow, does
+what it says and the walk goes on. When nothing decides, the chain's policy does, which is a rule like any other (so it
+is counted and can be named). How a packet's candidates are found without looking at each rule: ``chain``, ``index``.
+
+What the walk does on its way it does at once: counts, marks, logs, members of sets. Only the rule that decides is
+counted by the caller, who may overrule it (a helper can drop what the rules accept). A packet for which a rule is
+certain never gets that far.
+
+A ruleset succeeds another (``succeed``): counters, buckets, counted connections and members of dynamic sets live on by
+the name of their rule or set, and ``existing`` says what becomes of connections that older rules accepted. Whether one
+has to be looked at is a single comparison, of its generation with ``floor``: every generation below it must be, and
+``keep`` leaves the floor where it was. So one that slept through two reloads gets what the first of them asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mypy_extensions import i64
 
+from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.state import ANY
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT, Packet
-from ctfw.ruleset.index import Index, bits
+from ctfw.ruleset.chain import HOOKS, STATES, Chain
+from ctfw.ruleset.dynamic import DynamicSet
+from ctfw.ruleset.marks import REJECT_BIT, reject_field
+from ctfw.ruleset.question import LIVE, Question
 from ctfw.ruleset.rule import Rule
-from ctfw.ruleset.verdict import DROP
+from ctfw.ruleset.schedule import SECOND
+from ctfw.ruleset.verdict import CONTINUE, DROP, JUMP, RETURN
 
-_HOOKS: Final = 5
-_STATES: Final = 32
+MOST_DEPTH: Final = 16
+
+# What becomes of a connection that older rules accepted, at its next packet.
+KEEP: Final = 0  # nothing: the rules see an ESTABLISHED packet
+RECHECK: Final = 1  # it goes on when these rules would have accepted its first packet
+KILL: Final = 2  # it is forgotten, and the packet tracked as if it were the first one
+EXISTING_NAMES: Final = ("keep", "recheck", "kill")
 
 
 class Ruleset:
-    """``policy`` gives the verdict of a chain whose rules do not match; a chain that it does not name drops."""
+    """``policy`` gives the verdict of a chain whose rules do not match; a chain that it does not name drops.
 
-    def __init__(self, rules: list[Rule], policy: Mapping[int, int], generation: int = 0) -> None:
+    ``chains``: the user's, by name. ``sets``: the dynamic ones, for whoever adds and removes members. Raises ValueError
+    for a jump to a chain that is not there, and for chains that lead back to themselves or too deep.
+    """
+
+    def __init__(
+        self,
+        rules: list[Rule],
+        policy: Mapping[int, int],
+        generation: int = 0,
+        *,
+        chains: Mapping[str, list[Rule]] | None = None,
+        sets: Sequence[DynamicSet] = (),
+        existing: int = KEEP,
+        reject_bit: int = REJECT_BIT,
+    ) -> None:
         self.rules = rules
         self.generation: i64 = generation
+        self.existing: i64 = existing
+        self.floor: i64 = 0
+        self.floor_means: i64 = KEEP
+        self.reject_bit: i64 = reject_bit
+        self.reject_field: i64 = reject_field(reject_bit)
+        self.sets: dict[str, DynamicSet] = {one.name: one for one in sets}
         self.policies: dict[int, Rule] = {}
         for hook in (INPUT, FORWARD, OUTPUT):
             name = "policy " + HOOK_NAMES[hook]
             self.policies[hook] = Rule(name, "", policy.get(hook, DROP), 1 << hook, ANY)
-        self._index = Index(rules)
-        # By hook * 32 + state bit. A packet from another hook gets what FORWARD says: it is going through.
-        self._among: list[int] = []
+        places = {name: at for at, name in enumerate(chains or {})}
+        self.main = Chain("", rules, places)
+        self.chains: list[Chain] = [Chain(name, list(those), places) for name, those in (chains or {}).items()]
+        _check_jumps(self.main, self.chains)
+        self.every: list[Rule] = [*rules, *[rule for chain in self.chains for rule in chain.rules]]
+        self._connlimits = [rule.connlimit for rule in self.every if rule.connlimit is not None]
+        self.schedules = [rule.schedule for rule in self.every if rule.schedule is not None]
+        # What nobody uses costs nothing: whoever judges packets asks these first.
+        self.tracks: bool = any(rule.track for rule in rules)
+        self.asks_mac: bool = any(rule.mac is not None for rule in self.every)
+        # Beside the verdict, valid until the next ``evaluate``: the mark that the packet leaves with, and the rules
+        # other than the one that decided which want a line in the log.
+        self.mark: i64 = 0
+        self.logs: list[Rule] = []
+        self._policy: list[Rule] = [self.policies[hook if hook in self.policies else FORWARD] for hook in range(HOOKS)]
         self._certain: list[Rule | None] = []
-        for hook in range(_HOOKS):
-            chain = hook if hook in self.policies else FORWARD
-            for state in range(_STATES):
-                places = [at for at, rule in enumerate(rules) if rule.chains & (1 << chain) and rule.states & state]
-                first = rules[places[0]] if places else self.policies[chain]
-                self._among.append(bits(places))
-                self._certain.append(first if first.asks_nothing() else None)
+        for row in range(HOOKS * STATES):
+            first = self.main.certain[row]
+            self._certain.append(first if self.main.among[row] else self._policy[row // STATES])
+        self._question = Question()
 
-    def evaluate(self, packet: Packet, hook: i64, indev: str, outdev: str) -> Rule:
-        """The rule, or the policy, that decides about the packet. ``packet.state`` is one of the state bits."""
-        row = hook * _STATES + packet.state
-        certain = self._certain[row]
+    def evaluate(
+        self,
+        packet: Packet,
+        hook: i64,
+        indev: str,
+        outdev: str,
+        conn: Conn | None = None,
+        mark: i64 = 0,
+        mac: bytes = b"",
+        now: i64 = 0,
+        mode: i64 = LIVE,
+    ) -> Rule:
+        """The rule, or the policy, that decides about the packet. ``packet.state`` is one of the state bits.
+
+        ``conn`` is the packet's connection, ``mark`` its mark, ``mac`` the source address of its frame (6 bytes, or
+        none), ``mode`` as in ``question``.
+        """
+        self.mark = mark
+        if self.logs:
+            self.logs.clear()
+        certain = self._certain[hook * STATES + packet.state]
         if certain is not None:
             return certain
-        candidates = self._index.candidates(self._among[row], packet, indev, outdev)
+        found = self._walk(self.main, self._ask(packet, hook, indev, outdev, conn, mark, mac, now, mode))
+        self.mark = self._question.mark
+        return found if found is not None else self._policy[hook]
+
+    def tracking(self, packet: Packet, hook: i64, indev: str, outdev: str, mark: i64, mac: bytes, now: i64) -> i64:
+        """How the packet is to be tracked: TRACK_NONE and its neighbours, or 0. To be asked when ``tracks`` says so."""
+        candidates = self.main.candidates(hook * STATES, packet, indev, outdev)
+        if candidates == 0:
+            return 0
+        question = self._ask(packet, hook, indev, outdev, None, mark, mac, now, LIVE)
         while candidates != 0:
             lowest = candidates & -candidates
-            rule = self.rules[lowest.bit_length() - 1]
-            if rule.matches_rest(packet):
-                return rule
+            rule = self.main.rules[lowest.bit_length() - 1]
+            if not rule.has_rest or rule.first_miss(question) == 0:
+                _count(rule, packet, now)
+                return rule.track
             candidates ^= lowest
-        return self.policies[hook if hook in self.policies else FORWARD]
+        return 0
+
+    def policy_of(self, hook: int) -> Rule:
+        """The policy that holds for packets of this hook."""
+        return self._policy[hook]
+
+    def tick(self, now: i64, unix: int) -> None:
+        """Time has passed: works out the time windows and takes small steps of cleaning up.
+
+        ``now`` is that of the packets, ``unix`` the calendar's time, both in nanoseconds.
+        """
+        for schedule in self.schedules:
+            schedule.update(unix // SECOND)
+        for members in self.sets.values():
+            members.sweep(now)
+        for connlimit in self._connlimits:
+            connlimit.sweep(now)
+
+    def succeed(self, old: "Ruleset", now: i64) -> None:
+        """Takes over from ``old`` what must outlive a reload. ``existing`` may be set otherwise before."""
+        self.generation = old.generation + 1
+        if self.existing == KEEP:
+            self.floor = old.floor
+            self.floor_means = old.floor_means
+        else:
+            self.floor = self.generation
+            self.floor_means = self.existing
+        for name, members in self.sets.items():
+            before = old.sets.get(name)
+            if before is not None:
+                members.inherit(before, now)
+        former = {rule.name: rule for rule in (*old.every, *old.policies.values())}
+        for rule in (*self.every, *self.policies.values()):
+            ancestor = former.get(rule.name)
+            if ancestor is not None:
+                _inherit(rule, ancestor)
+
+    def _ask(
+        self,
+        packet: Packet,
+        hook: i64,
+        indev: str,
+        outdev: str,
+        conn: Conn | None,
+        mark: i64,
+        mac: bytes,
+        now: i64,
+        mode: i64,
+    ) -> Question:
+        question = self._question
+        question.packet = packet
+        question.hook = hook
+        question.indev = indev
+        question.outdev = outdev
+        question.conn = conn
+        question.mark = mark
+        question.mac = mac
+        question.now = now
+        question.mode = mode
+        return question
+
+    def _walk(self, chain: Chain, question: Question) -> Rule | None:
+        """The rule of this chain, or of one that it jumps to, that decides; None when there is none."""
+        packet = question.packet
+        row = question.hook * STATES + packet.state
+        candidates = chain.candidates(row, packet, question.indev, question.outdev)
+        while candidates != 0:
+            lowest = candidates & -candidates
+            rule = chain.rules[lowest.bit_length() - 1]
+            candidates ^= lowest
+            if rule.has_rest and rule.first_miss(question) != 0:
+                continue
+            if rule.is_plain:
+                return rule
+            live = question.mode == LIVE
+            if not rule.shadow:
+                if rule.set_mark is not None:
+                    question.mark = (question.mark & ~rule.set_mark.mask) | rule.set_mark.value
+                if live and rule.add is not None:
+                    rule.add.apply(packet, question.now)
+                if rule.verdict < JUMP:
+                    return rule
+            if live:
+                self._pass(rule, packet, question.now)
+            if rule.shadow or rule.verdict == CONTINUE:
+                continue
+            if rule.verdict == RETURN:
+                return None
+            found = self._walk(self.chains[rule.target], question)
+            if found is not None:
+                return found
+        return None
+
+    def _pass(self, rule: Rule, packet: Packet, now: i64) -> None:
+        """Counts and logs a rule that matched and does not decide."""
+        _count(rule, packet, now)
+        log = rule.log
+        if log is not None:
+            limit = log.limit
+            if limit is None or limit.take(now):
+                self.logs.append(rule)
+
+
+def _count(rule: Rule, packet: Packet, now: i64) -> None:
+    rule.packets += 1
+    rule.bytes += packet.length
+    rule.last = now
+
+
+def _inherit(rule: Rule, former: Rule) -> None:
+    rule.packets = former.packets
+    rule.bytes = former.bytes
+    rule.last = former.last
+    if rule.limit is not None:
+        rule.limit.inherit(former.limit)
+    if rule.connlimit is not None:
+        rule.connlimit.inherit(former.connlimit)
+
+
+def _check_jumps(main: Chain, chains: list[Chain]) -> None:
+    heights: dict[int, int] = {}
+
+    def height(chain: Chain, depth: int) -> int:
+        highest = 0
+        if depth > MOST_DEPTH:
+            raise ValueError("chains are nested more than 16 deep, or lead back to themselves")
+        for rule in chain.rules:
+            if rule.verdict != JUMP or rule.track:
+                continue
+            if rule.target < 0:
+                raise ValueError("no such chain: " + rule.jump)
+            if rule.target not in heights:
+                heights[rule.target] = height(chains[rule.target], depth + 1)
+            highest = max(highest, heights[rule.target] + 1)
+        if highest > MOST_DEPTH:
+            raise ValueError("chains are nested more than 16 deep")
+        return highest
+
+    height(main, 0)
+    for chain in chains:
+        height(chain, 0)

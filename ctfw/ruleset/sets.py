@@ -81,6 +81,10 @@ class AddressSet:
         self._firsts6: list[bytes] = [first for first, _ in merged if len(first) == 16]
         self._lasts6: list[bytes] = [last for _, last in merged if len(last) == 16]
 
+    def __len__(self) -> int:
+        """Intervals, merged."""
+        return len(self._firsts4) + len(self._firsts6)
+
     def contains(self, address: bytes) -> bool:
         """False for anything that is not 4 or 16 bytes long."""
         if len(address) == 4:
@@ -139,3 +143,23 @@ def _matches_any(patterns: tuple[str, ...], name: str) -> bool:
         if pattern == name or (pattern.endswith("+") and name.startswith(pattern[:-1])):
             return True
     return False
+
+
+class MaskedSet:
+    """Bit patterns, as (value, mask): a number is contained when it agrees with one of ``wanted`` in the bits of its
+    mask (with none of them wanted: always) and with none of ``unwanted``."""
+
+    def __init__(self, wanted: Sequence[Interval], unwanted: Sequence[Interval] = ()) -> None:
+        self.wanted: list[Interval] = list(wanted)
+        self.unwanted: list[Interval] = list(unwanted)
+
+    def contains(self, number: i64) -> bool:
+        for value, mask in self.unwanted:
+            if number & mask == value:
+                return False
+        if not self.wanted:
+            return True
+        for value, mask in self.wanted:
+            if number & mask == value:
+                return True
+        return False

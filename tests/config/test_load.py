@@ -367,11 +367,10 @@ def check(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comp
 
 
 def test_check(tmp_path: Path) -> None:
-    good, poor, bad = tmp_path / "good.yaml", tmp_path / "poor.yaml", tmp_path / "bad.yaml"
-    good.write_text(HEAD)
+    good, poor, bad = ROOT / "rules.example.yaml", tmp_path / "poor.yaml", tmp_path / "bad.yaml"
     poor.write_text("version: 1\n")
-    bad.write_text(HEAD + "rules: [{verdict: reject}]\n")
-    silent = check(str(good), str(ROOT / "rules.example.yaml"))
+    bad.write_text(HEAD + "rules: [{verdict: rejekt}]\n")
+    silent = check(str(good), str(good))
     assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "")
     warned = check(str(poor))
     assert (warned.returncode, warned.stdout) == (0, "") and "warning: no chain has a policy" in warned.stderr
@@ -383,7 +382,7 @@ def test_check(tmp_path: Path) -> None:
 
 def test_check_json(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
-    bad.write_text(HEAD + "rules: [{verdict: reject}]\n")
+    bad.write_text(HEAD + "rules: [{verdict: rejekt}]\n")
     result = check("--format", "json", str(bad))
     (problem,) = json.loads(result.stdout)
     assert (result.returncode, result.stderr) == (1, "")
@@ -392,11 +391,11 @@ def test_check_json(tmp_path: Path) -> None:
 
 def test_check_without_locale(tmp_path: Path) -> None:
     bad = tmp_path / "bäd.yaml"
-    bad.write_text(HEAD + "rules: [{name: 漢字, verdict: reject}]\n")
+    bad.write_text(HEAD + "rules: [{name: 漢字, verdict: rejekt}]\n")
     result = check(str(bad), env={"PYTHONIOENCODING": "ascii"})
-    assert result.returncode == 1 and "error: 'reject'" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 1 and "error: 'rejekt'" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_color() -> None:
-    (problem,) = problems(HEAD + "rules: [{verdict: reject}]\n")
+    (problem,) = problems(HEAD + "rules: [{verdict: rejekt}]\n")
     assert "\x1b[" in config.render(problem, color=True) and "\x1b" not in config.render(problem)

@@ -26,7 +26,7 @@ from ctfw.conntrack.state import ASSURED, SEEN_REPLY, state_name
 from ctfw.conntrack.tcp import STATE_NAMES
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine, Judgement
-from ctfw.packet import DIRECTION_NAMES, FORWARD, TCP, decode
+from ctfw.packet import DIRECTION_NAMES, FORWARD, OUTPUT, TCP, decode
 from ctfw.packet_text import describe
 from ctfw.reason import NAMES
 from ctfw.ruleset.ruleset import Ruleset
@@ -35,7 +35,7 @@ from ctfw.ruleset.verdict import ACCEPT, DROP
 CLIENT, SERVER, ROUTER, STRANGER = "10.1.0.2", "10.2.0.2", "10.9.0.1", "10.3.0.3"
 CLIENT6, SERVER6, ROUTER6 = "2001:db8:1::2", "2001:db8:2::2", "2001:db8:9::1"
 
-ACCEPT_ALL = Ruleset([], {FORWARD: ACCEPT})
+ACCEPT_ALL = Ruleset([], {FORWARD: ACCEPT, OUTPUT: ACCEPT})
 DROP_ALL = Ruleset([], {FORWARD: DROP})
 
 
@@ -95,12 +95,20 @@ class Gateway:
         self.engine = Engine(self.tracker, ACCEPT_ALL)
         self.now = 1_000_000 * SECOND
 
-    def sees(self, packet: bytes, *, refused: bool = False, check: bool = True, copied: int | None = None) -> Said:
+    def sees(
+        self,
+        packet: bytes,
+        *,
+        refused: bool = False,
+        check: bool = True,
+        copied: int | None = None,
+        hook: int = FORWARD,
+    ) -> Said:
         """Hands one packet to the engine; of ``copied`` the kernel copied only so many bytes."""
         self.engine.ruleset = DROP_ALL if refused else ACCEPT_ALL
         data = packet[:copied]
         check = check and len(data) == len(packet)
-        judgement = self.engine.handle(data, len(packet), FORWARD, "lan0", "wan0", 0, check, self.now)
+        judgement = self.engine.handle(data, len(packet), hook, "lan0", "wan0", 0, check, self.now)
         return Said(judgement, refused)
 
     def wait(self, seconds: float) -> None:

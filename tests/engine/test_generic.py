@@ -125,9 +125,9 @@ def test_a_chain_that_ends_nowhere_is_invalid() -> None:
     Gateway().sees(chain()).is_invalid("ipv6-extensions")
     Gateway().sees(chain((DESTINATION, bytes(8)))).is_invalid("ipv6-extensions")
     beyond = packets.ip(CLIENT6, SERVER6, DESTINATION, bytes([packets.UDP, 200]) + bytes(22))
-    Gateway().sees(beyond).is_invalid("ipv6-extensions")
+    Gateway().sees(beyond).is_invalid("l4-truncated")
     cut = packets.ip(CLIENT6, SERVER6, DESTINATION, bytes([packets.UDP, 0, 0, 0]))
-    Gateway().sees(cut).is_invalid("ipv6-extensions")
+    Gateway().sees(cut).is_invalid("l4-truncated")
 
 
 # IP headers that lie

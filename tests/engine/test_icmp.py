@@ -19,6 +19,8 @@ from engine.conversation import (
     Udp,
 )
 
+from ctfw.packet import OUTPUT
+
 QUESTION = CLIENT, SERVER, 40000, 53
 ANSWER = SERVER, CLIENT, 53, 40000
 QUESTION6 = CLIENT6, SERVER6, 40000, 53
@@ -120,6 +122,16 @@ def error(gateway: Gateway, quoted: bytes, src: str = ROUTER, dst: str = CLIENT,
     return gateway.sees(packets.icmp(src, dst, kind, data=quoted[:28] if dst == CLIENT else quoted))
 
 
+def test_an_error_of_the_gateway_itself_is_related_to_a_packet_that_was_refused_before_the_queue() -> None:
+    """A traceroute's first hop: the probe's time to live is over before FORWARD, and the gateway says so."""
+    gateway = Gateway()
+    quoted = packets.udp(*QUESTION)
+    gateway.sees(packets.icmp(ROUTER, CLIENT, 11, data=quoted[:28]), hook=OUTPUT).is_related("REPLY")
+    gateway.sees(packets.icmp(ROUTER, CLIENT, 11, data=quoted[:8]), hook=OUTPUT).is_invalid("icmp-error-quote")
+    error(gateway, quoted, kind=11).is_invalid("icmp-error-unknown")
+    assert gateway.conns == []
+
+
 @pytest.mark.parametrize("kind", [3, 4, 5, 11, 12])
 def test_an_error_is_related_to_the_connection_that_it_quotes(kind: int) -> None:
     talk = Udp()
@@ -216,16 +228,17 @@ def test_a_redirect_is_related_to_what_its_option_holds() -> None:
     quoted = packets.udp(*QUESTION6, b"1234")
     option = bytes([4, 1 + (len(quoted) + 7) // 8]) + bytes(6) + quoted + bytes(-len(quoted) % 8)
     link_address = bytes([2, 1]) + bytes(6)
-    message = struct.pack(">BBHI", REDIRECT6, 0, 0, 0) + bytes(32) + link_address + option
 
-    def redirect(src: str, ttl: int, code: int = 0) -> Said:
-        told = message[:1] + bytes([code]) + message[2:]
+    def redirect(src: str, ttl: int, code: int = 0, options: bytes = option) -> Said:
+        told = struct.pack(">BBHI", REDIRECT6, code, 0, 0) + bytes(32) + options
         return talk.gateway.sees(packets.icmp_message(src, CLIENT6, told, ttl=ttl))
 
     redirect("fe80::1", 255).is_related("REPLY")
     redirect("fe80::1", 64).is_invalid("icmp-error-quote")
     redirect(ROUTER6, 255).is_invalid("icmp-error-quote")
     redirect("fe80::1", 255, code=1).is_invalid("icmp-no-inverse")
+    redirect("fe80::1", 255, options=option + link_address).is_related("REPLY")
+    redirect("fe80::1", 255, options=link_address + option).is_invalid("icmp-error-quote")  # the kernel reads only one
 
 
 # Not tracked

@@ -11,11 +11,6 @@ and the connections that fulfil it are themselves read as SIP.
 
 A message that is SIP but lacks what is needed to follow it is dropped: the ends would agree on something we did not
 see. Every packet with a payload lets the signalling connection live for an hour. CONNTRACK.md section 6.
-
-Reading: what is found must be what the kernel finds, so its oddities are kept, as measured. Lines end with CR, LF or
-both; a line that starts with a blank continues the one before; the line behind an empty one is only seen when the empty
-one ended with CR LF. All offsets go forward. ``Message`` has the text in lower case (headers know no case) and as it
-came (SDP does).
 """
 
 from typing import Final
@@ -26,6 +21,17 @@ from ctfw import reason
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.expect import ADDED, KNOWN, Expectation, Expectations, Policy
 from ctfw.conntrack.helpers.addresses import read_ipv4, read_ipv6
+from ctfw.conntrack.helpers.sip_text import (
+    CR,
+    LF,
+    NONE,
+    behind_digits,
+    find_header,
+    find_in_value,
+    find_sdp_line,
+    is_letter,
+    read_number,
+)
 from ctfw.conntrack.settings import SECOND, SIP, Settings
 from ctfw.conntrack.state import ESTABLISHED, EXPECTED
 from ctfw.packet import AF_INET, BYTE, TCP, UDP, Packet
@@ -42,12 +48,6 @@ _PORT: Final = 5060
 _LEAST_PORT: Final = 1024
 _MOST_STREAMS: Final = 3
 
-_CR: Final = 13
-_LF: Final = 10
-
-# What a search answers when it found nothing.
-_NONE: Final = -1
-
 # ``helper_data``: the sequence numbers of the last REGISTER and the last INVITE that were let through.
 _REGISTERED: Final = 0
 _INVITED: Final = 1
@@ -56,7 +56,7 @@ _SDP_ANSWERED: Final = (b"invite", b"update", b"prack")
 
 
 class Message:
-    """One SIP message and the connection that it is about."""
+    """One SIP message and the connection that it is about: its text, as SDP is read, and in lower case."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ def inspect(conn: Conn, packet: Packet, expectations: Expectations, settings: Se
     start: i64 = 0
     while True:
         end = _message_end(lower, start)
-        if end == _NONE:
+        if end == NONE:
             return 0
         why = _read(Message(text[start:end], lower[start:end], conn, packet, expectations, settings, now))
         if why != 0:
@@ -122,17 +122,17 @@ def inspect(conn: Conn, packet: Packet, expectations: Expectations, settings: Se
 
 
 def _message_end(lower: bytes, start: i64) -> i64:
-    """Where the message at ``start`` of a segment ends; _NONE when it does not say so or is not whole."""
+    """Where the message at ``start`` of a segment ends; NONE when it does not say so or is not whole."""
     size: i64 = len(lower)
-    at = _header(lower, start, b"content-length", b"l")
-    if at == _NONE:
-        return _NONE
-    length = _number(lower, at, size)
-    if length == _NONE or length > size - start:
-        return _NONE
-    blank: i64 = lower.find(b"\r\n\r\n", _behind_digits(lower, at))
+    at = find_header(lower, start, b"content-length", b"l")
+    if at == NONE:
+        return NONE
+    length = read_number(lower, at, size)
+    if length == NONE or length > size - start:
+        return NONE
+    blank: i64 = lower.find(b"\r\n\r\n", behind_digits(lower, at))
     if blank < 0 or blank + 4 + length > size:
-        return _NONE
+        return NONE
     return blank + 4 + length
 
 
@@ -142,11 +142,11 @@ def _read(message: Message) -> i64:
     if lower.startswith(_ANSWER):
         return _read_answer(message)
     for method in (b"invite ", b"update ", b"ack ", b"prack ", b"bye ", b"register "):
-        if not lower.startswith(method) or message.size <= len(method) or not _is_letter(lower[len(method)]):
+        if not lower.startswith(method) or message.size <= len(method) or not is_letter(lower[len(method)]):
             continue
-        at = _header(lower, 0, b"cseq", b"")
-        cseq = _number(lower, at, message.size) if at != _NONE else _NONE
-        if cseq == _NONE:
+        at = find_header(lower, 0, b"cseq", b"")
+        cseq = read_number(lower, at, message.size) if at != NONE else NONE
+        if cseq == NONE:
             return reason.HELPER_PARTIAL
         if method == b"register ":
             return _register(message, cseq)
@@ -164,12 +164,12 @@ def _read_answer(message: Message) -> i64:
     size = message.size
     if size < _SHORTEST:
         return 0
-    code = _number(lower, len(_ANSWER), size)
-    at = _header(lower, 0, b"cseq", b"")
-    cseq = _number(lower, at, size) if at != _NONE else _NONE
-    if code == _NONE or code == 0 or cseq == _NONE:
+    code = read_number(lower, len(_ANSWER), size)
+    at = find_header(lower, 0, b"cseq", b"")
+    cseq = read_number(lower, at, size) if at != NONE else NONE
+    if code == NONE or code == 0 or cseq == NONE:
         return reason.HELPER_PARTIAL
-    method = _behind_digits(lower, at) + 1
+    method = behind_digits(lower, at) + 1
     for asked in _SDP_ANSWERED:
         if lower.startswith(asked, method):
             if 100 <= code <= 299:
@@ -194,7 +194,7 @@ def _register(message: Message, cseq: i64) -> i64:
     if contact is None or contact.address != message.src or not _is_own_transport(message, contact.end):
         return 0
     expires = _contact_expires(message, contact.end, _expires_header(message))
-    if expires == _NONE:
+    if expires == NONE:
         return reason.HELPER_PARTIAL
     if expires != 0:
         one = Expectation(
@@ -220,7 +220,7 @@ def _registered(message: Message, code: i64) -> i64:
         while contact is not None:
             if contact.address == message.dst and _is_own_transport(message, contact.end):
                 expires = _contact_expires(message, contact.end, default)
-                if expires == _NONE:
+                if expires == NONE:
                     return reason.HELPER_PARTIAL
                 if expires == 0:
                     break
@@ -251,26 +251,26 @@ def _activate(message: Message, contact: Contact, expires: i64) -> bool:
 def _is_own_transport(message: Message, at: i64) -> bool:
     """False when the contact that ends at ``at`` is for another transport than the one it came by."""
     lower = message.lower
-    limit = _search(lower, at, message.size, b",")
-    at = _search(lower, at, limit if limit != _NONE else message.size, b"transport=")
-    if at == _NONE:
+    limit = find_in_value(lower, at, message.size, b",")
+    at = find_in_value(lower, at, limit if limit != NONE else message.size, b"transport=")
+    if at == NONE:
         return True
     return lower.startswith(b"tcp" if message.conn.key[0] == TCP else b"udp", at + 10)
 
 
 def _contact_expires(message: Message, at: i64, default: i64) -> i64:
-    """The parameter ``expires`` of the contact that ends at ``at``; _NONE when it is no number."""
+    """The parameter ``expires`` of the contact that ends at ``at``; NONE when it is no number."""
     lower = message.lower
-    limit = _search(lower, at, message.size, b",")
-    if limit == _NONE:
+    limit = find_in_value(lower, at, message.size, b",")
+    if limit == NONE:
         limit = message.size
-    at = _search(lower, at, limit, b"expires=")
-    return default if at == _NONE else _number(lower, at + 8, limit)
+    at = find_in_value(lower, at, limit, b"expires=")
+    return default if at == NONE else read_number(lower, at + 8, limit)
 
 
 def _expires_header(message: Message) -> i64:
-    at = _header(message.lower, 0, b"expires", b"")
-    expires = _number(message.lower, at, message.size) if at != _NONE else 0
+    at = find_header(message.lower, 0, b"expires", b"")
+    expires = read_number(message.lower, at, message.size) if at != NONE else 0
     return max(expires, 0)
 
 
@@ -279,29 +279,29 @@ def _expires_header(message: Message) -> i64:
 
 def _read_session(message: Message) -> i64:
     """Expects the streams of a session description, when there is one."""
-    start = _sdp_line(message.lower, 0, b"v=", b"")
-    if start == _NONE or start >= message.size or not 48 <= message.text[start] <= 57:
+    start = find_sdp_line(message.lower, 0, b"v=", b"")
+    if start == NONE or start >= message.size or not 48 <= message.text[start] <= 57:
         return 0
     text = message.text
     session = _connection_address(message, start)
     at = start
     streams = 0
     while streams < _MOST_STREAMS:
-        at = _sdp_line(message.lower, at, b"m=", b"")
-        if at == _NONE:
+        at = find_sdp_line(message.lower, at, b"m=", b"")
+        if at == NONE:
             break
         end = at
-        while end < message.size and _is_letter(text[end]):
+        while end < message.size and is_letter(text[end]):
             end += 1
         if end >= message.size or text[end] != 32:
             break
         policy = _policy(text[at : end + 1])
         if policy is None:
-            at = _behind_digits(text, end + 1)
+            at = behind_digits(text, end + 1)
             continue
         at = end + 1
-        port = _number(text, at, message.size)
-        if port == _NONE or port == 0:
+        port = read_number(text, at, message.size)
+        if port == NONE or port == 0:
             continue
         if port < _LEAST_PORT or port > 0xFFFF:
             return reason.HELPER_PARTIAL
@@ -363,14 +363,14 @@ def _forget_media(message: Message) -> None:
 
 def _connection_address(message: Message, at: i64) -> bytes:
     """The address of the first c= line behind ``at`` and before the next m= line; empty when there is none."""
-    at = _sdp_line(message.lower, at, b"c=", b"m=")
-    if at == _NONE:
+    at = find_sdp_line(message.lower, at, b"c=", b"m=")
+    if at == NONE:
         return b""
     text = message.text
     words = b"IN IP4 " if message.family == AF_INET else b"IN IP6 "
     limit = message.size - len(words)
     while at < limit:
-        if text[at] == _CR or text[at] == _LF:
+        if text[at] == CR or text[at] == LF:
             return b""
         if text[at] == 73 and text.startswith(words, at):  # 73: I
             at += len(words)
@@ -381,7 +381,7 @@ def _connection_address(message: Message, at: i64) -> bytes:
     return b""
 
 
-# Lines
+# Contacts
 
 
 def _next_contact(message: Message, before: Contact | None) -> Contact | None:
@@ -393,20 +393,20 @@ def _next_contact(message: Message, before: Contact | None) -> Contact | None:
         # More of them may follow in the same header, after commas.
         at = before.end
         while True:
-            comma = _search(lower, at, size, b",")
-            uri = _search(lower, comma, size, b"sip:") if comma != _NONE else _NONE
-            if uri == _NONE:
+            comma = find_in_value(lower, at, size, b",")
+            uri = find_in_value(lower, comma, size, b"sip:") if comma != NONE else NONE
+            if uri == NONE:
                 break
             found = _contact(message, uri + 4)
             if found is not None:
                 return found
             at = uri + 4
     while True:
-        at = _header(lower, at, b"contact", b"m")
-        if at == _NONE:
+        at = find_header(lower, at, b"contact", b"m")
+        if at == NONE:
             return None
-        uri = _search(lower, at, size, b"sip:")
-        found = _contact(message, uri + 4) if uri != _NONE else None
+        uri = find_in_value(lower, at, size, b"sip:")
+        found = _contact(message, uri + 4) if uri != NONE else None
         if found is not None:
             return found
 
@@ -417,7 +417,7 @@ def _contact(message: Message, at: i64) -> Contact | None:
     size = message.size
     if not message.user_from <= at <= message.user_end:
         end = at
-        while end < size and lower[end] != 64 and lower[end] != _CR and lower[end] != _LF:  # 64: @
+        while end < size and lower[end] != 64 and lower[end] != CR and lower[end] != LF:  # 64: @
             end += 1
         message.user_from = at
         message.user_end = end
@@ -436,121 +436,11 @@ def _contact(message: Message, at: i64) -> Contact | None:
         return None
     if lower[at] != 58:  # 58: a colon
         return Contact(address, _PORT, at)
-    end = _behind_digits(lower, at + 1)
+    end = behind_digits(lower, at + 1)
     if end - at > 6 or end >= size:
         return None
-    port = _number(lower, at + 1, size)
+    port = read_number(lower, at + 1, size)
     return Contact(address, port, end) if _LEAST_PORT <= port <= 0xFFFF else None
-
-
-def _header(lower: bytes, at: i64, name: bytes, short: bytes) -> i64:
-    """The offset of the value of the first header ``name`` (or ``short``) in a line that starts behind ``at``."""
-    size: i64 = len(lower)
-    while at < size:
-        if lower[at] != _CR and lower[at] != _LF:
-            at += 1
-            continue
-        at = _line_start(lower, at, size)
-        if at == _NONE:
-            return _NONE
-        if lower.startswith(name, at):
-            at += len(name)
-        elif short != b"" and at + 1 < size and lower.startswith(short, at) and not _is_letter(lower[at + 1]):
-            at += 1
-        else:
-            at += 1
-            continue
-        at = _skip_blanks(lower, at, size)
-        if at == _NONE or at >= size or lower[at] != 58 or at + 1 >= size:  # 58: a colon
-            return _NONE
-        return _skip_blanks(lower, at + 1, size)
-    return _NONE
-
-
-def _sdp_line(lower: bytes, at: i64, name: bytes, until: bytes) -> i64:
-    """The offset behind ``name`` in the first line with it behind ``at``, before one that starts with ``until``."""
-    size: i64 = len(lower)
-    while at < size:
-        if lower[at] != _CR and lower[at] != _LF:
-            at += 1
-            continue
-        at = _line_start(lower, at, size)
-        if at == _NONE or (until != b"" and lower.startswith(until, at)):
-            return _NONE
-        if lower.startswith(name, at):
-            return at + len(name)
-        at += 1
-    return _NONE
-
-
-def _line_start(lower: bytes, at: i64, size: i64) -> i64:
-    """The offset behind the line end at ``at``; _NONE when nothing is there."""
-    after = at + 1
-    if after < size and lower[at] == _CR and lower[after] == _LF:
-        after += 1
-    return after if after < size else _NONE
-
-
-def _continuation(lower: bytes, at: i64, size: i64) -> i64:
-    """Behind the line end at ``at`` and the blanks that continue the line; _NONE when the line is over."""
-    at = _line_start(lower, at, size)
-    if at == _NONE or (lower[at] != 32 and lower[at] != 9):
-        return _NONE
-    while at < size and (lower[at] == 32 or lower[at] == 9):
-        at += 1
-    return at
-
-
-def _skip_blanks(lower: bytes, at: i64, size: i64) -> i64:
-    """Behind the blanks, with at most one line end among them; _NONE when the line is over."""
-    while at < size and (lower[at] == 32 or lower[at] == 9):
-        at += 1
-    if at < size and (lower[at] == _CR or lower[at] == _LF):
-        return _continuation(lower, at, size)
-    return at
-
-
-def _search(lower: bytes, at: i64, limit: i64, word: bytes) -> i64:
-    """The offset of ``word`` in the header value at ``at``; not at its very end, nor where a line is continued."""
-    limit -= len(word)
-    first: i64 = word[0]
-    while at < limit:
-        byte: i64 = lower[at]
-        if byte == _CR or byte == _LF:
-            at = _continuation(lower, at, limit)
-            if at == _NONE:
-                return _NONE
-        elif byte == first and lower.startswith(word, at):
-            return at
-        at += 1
-    return _NONE
-
-
-# Numbers
-
-
-def _number(text: bytes, at: i64, limit: i64) -> i64:
-    """The decimal number at ``at``; _NONE when there is none or it does not fit into 32 bits."""
-    number: i64 = 0
-    end = at
-    while end < limit and 48 <= text[end] <= 57:
-        number = number * 10 + text[end] - 48
-        end += 1
-        if number > 0xFFFFFFFF or end - at > 11:
-            return _NONE
-    return number if end > at else _NONE
-
-
-def _behind_digits(text: bytes, at: i64) -> i64:
-    size: i64 = len(text)
-    while at < size and 48 <= text[at] <= 57:
-        at += 1
-    return at
-
-
-def _is_letter(byte: i64) -> bool:
-    """True for a letter of Latin-1, as the kernel sees it."""
-    return 97 <= byte <= 122 or 65 <= byte <= 90 or (byte >= 0xC0 and byte != 0xD7 and byte != 0xF7)
 
 
 def _port_bytes(port: i64) -> bytes:

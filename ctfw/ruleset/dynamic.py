@@ -1,0 +1,192 @@
+"""Sets whose members come and go while packets are judged: bans, allowances, whatever a program or a rule adds.
+
+A member is an address or a network, with a time at which it ends or without. For each prefix length that occurs there
+is one dictionary, so a lookup costs a dictionary access a length (bans are nearly always of one length), and adding or
+removing costs the same whatever the size. An expired member is never found; the sweep frees it.
+
+Such a set cannot be part of the index (``index``), and neither can a named set that contains one. What a rule asks then
+is an AddressTree: the static members in one sorted set, the others asked one by one.
+
+Bounded: a set holds at most ``most`` members. A full one refuses (``refused`` counts) rather than forget an older ban:
+who sends from a thousand forged addresses shall not free a banned one.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from mypy_extensions import i64
+
+from ctfw.ruleset.prefix import network
+from ctfw.ruleset.sets import AddressSet
+
+MOST: Final = 65536
+NEVER: Final = (1 << 62) - 1  # the end of a member that has none
+_SWEEP: Final = 4096  # members a tick
+_ROUND: Final = 10_000_000_000  # a sweep begins anew at most this often, in nanoseconds
+
+
+class DynamicSet:
+    """``ttl``: what members get, in nanoseconds, when whoever adds them names none; 0: they stay until removed."""
+
+    def __init__(self, name: str, ttl: int = 0, most: int = MOST) -> None:
+        self.name = name
+        self.ttl: i64 = ttl
+        self.most: i64 = most
+        self.refused: i64 = 0
+        self._count: i64 = 0
+        # By prefix length: network -> when it ends. The lengths in use, for each family.
+        self._ends4: list[dict[bytes, int]] = [{} for _ in range(33)]
+        self._ends6: list[dict[bytes, int]] = [{} for _ in range(129)]
+        self._lengths4: list[int] = []
+        self._lengths6: list[int] = []
+        self._to_sweep: list[tuple[bytes, int]] = []
+        self._next_round: i64 = 0
+
+    def __len__(self) -> int:
+        """Members, those included that have expired and were not swept yet."""
+        return self._count
+
+    def contains(self, address: bytes, now: i64) -> bool:
+        if self._count == 0:
+            return False
+        if len(address) == 4:
+            for length in self._lengths4:
+                if self._ends4[length].get(network(address, length), 0) > now:
+                    return True
+        elif len(address) == 16:
+            for length in self._lengths6:
+                if self._ends6[length].get(network(address, length), 0) > now:
+                    return True
+        return False
+
+    def add(self, address: bytes, length: i64, ttl: i64, now: i64) -> bool:
+        """Adds the network, or gives it a later end; False when the set is full. ``ttl`` 0: as the set says."""
+        ends = self._ends(address, length)
+        member = network(address, length)
+        if ttl == 0:
+            ttl = self.ttl
+        end: i64 = now + ttl if ttl != 0 else NEVER
+        before: i64 = ends.get(member, 0)
+        if before == 0:
+            if self._count >= self.most:
+                self.sweep(now)
+                if self._count >= self.most:
+                    self.refused += 1
+                    return False
+            self._count += 1
+            if not ends:
+                self._use(len(address), length)
+        ends[member] = end if end > before or before <= now else before
+        return True
+
+    def remove(self, address: bytes, length: i64, now: i64) -> bool:
+        """Takes the network out; False when it is not a member (a network within which it lies does not count)."""
+        ends = self._ends(address, length)
+        end: i64 = ends.pop(network(address, length), 0)
+        if end == 0:
+            return False
+        self._count -= 1
+        if not ends:
+            self._disuse(len(address), length)
+        return end > now
+
+    def clear(self) -> None:
+        """Takes every member out."""
+        for ends in (*self._ends4, *self._ends6):
+            ends.clear()
+        self._lengths4 = []
+        self._lengths6 = []
+        self._count = 0
+
+    def members(self, now: i64) -> list[tuple[bytes, int, int]]:
+        """Network, prefix length and remaining nanoseconds (-1: no end) of each living member."""
+        found: list[tuple[bytes, int, int]] = []
+        for table in (self._ends4, self._ends6):
+            for length in range(len(table)):
+                for member, end in table[length].items():
+                    if end > now:
+                        found.append((member, length, -1 if end == NEVER else end - now))
+        return found
+
+    def sweep(self, now: i64) -> None:
+        """Frees what has expired, of some thousand members at a time."""
+        if not self._to_sweep:
+            if now < self._next_round:
+                return
+            self._next_round = now + _ROUND
+            self._to_sweep = [
+                (member, length)
+                for table in (self._ends4, self._ends6)
+                for length in range(len(table))
+                for member, end in table[length].items()
+                if end != NEVER
+            ]
+        for member, length in self._to_sweep[-_SWEEP:]:
+            end: i64 = self._ends(member, length).get(member, NEVER)
+            if end <= now:
+                self.remove(member, length, now)
+        del self._to_sweep[-_SWEEP:]
+
+    def add_for_ever(self, address: bytes, length: i64, now: i64) -> bool:
+        """Adds the network without an end, whatever the set says; False when it is full."""
+        if not self.add(address, length, 1, now):
+            return False
+        self._ends(address, length)[network(address, length)] = NEVER
+        return True
+
+    def inherit(self, other: "DynamicSet", now: i64) -> None:
+        """Takes over the members of the set's former self, as far as there is room."""
+        for member, length, left in other.members(now):
+            if left < 0:
+                self.add_for_ever(member, length, now)
+            else:
+                self.add(member, length, left, now)
+
+    def _ends(self, address: bytes, length: i64) -> dict[bytes, int]:
+        return self._ends4[length] if len(address) == 4 else self._ends6[length]
+
+    def _use(self, size: i64, length: i64) -> None:
+        if size == 4:
+            self._lengths4 = sorted([*self._lengths4, length], reverse=True)
+        else:
+            self._lengths6 = sorted([*self._lengths6, length], reverse=True)
+
+    def _disuse(self, size: i64, length: i64) -> None:
+        if size == 4:
+            self._lengths4 = [other for other in self._lengths4 if other != length]
+        else:
+            self._lengths6 = [other for other in self._lengths6 if other != length]
+
+
+class AddressTree:
+    """(``base`` or any of ``plus`` or ``dynamic``) without ``minus_base`` and any of ``minus``."""
+
+    def __init__(
+        self,
+        base: AddressSet,
+        plus: "Sequence[AddressTree]" = (),
+        minus_base: AddressSet | None = None,
+        minus: "Sequence[AddressTree]" = (),
+        dynamic: DynamicSet | None = None,
+    ) -> None:
+        self.base = base
+        self.plus: list[AddressTree] = list(plus)
+        self.minus_base = minus_base
+        self.minus: list[AddressTree] = list(minus)
+        self.dynamic = dynamic
+
+    def contains(self, address: bytes, now: i64) -> bool:
+        if not self.base.contains(address):
+            dynamic = self.dynamic
+            if (dynamic is None or not dynamic.contains(address, now)) and not _any(self.plus, address, now):
+                return False
+        if self.minus_base is not None and self.minus_base.contains(address):
+            return False
+        return not self.minus or not _any(self.minus, address, now)
+
+
+def _any(trees: list[AddressTree], address: bytes, now: i64) -> bool:
+    for tree in trees:
+        if tree.contains(address, now):
+            return True
+    return False
