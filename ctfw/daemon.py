@@ -10,8 +10,8 @@ last verdicts sent, and then the queue is given back. Every packet that was read
 proves it by received=answered; what comes between the last read and the unbinding, the kernel drops as it does with
 any queue that ends.
 
-Reload (SIGHUP, or the control socket's method): the file is read and compiled completely before the two references,
-rules and settings, are swapped between two packets; a file with an error changes nothing.
+Reload (SIGHUP, or the control socket's method): the file is read, compiled and tested (its own tests) completely before
+the two references, rules and settings, are swapped between two packets; a file with an error changes nothing.
 
 The watchdog is fed only for progress: since the last time verdicts went out, or the queue was seen empty. A loop that
 merely turns does not count.
@@ -42,11 +42,14 @@ from ctfw.reason import TABLE_FULL
 from ctfw.ruleset.limit import Limit
 from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service.control import FAILED, Control, Method, Refused
+from ctfw.service.flight import Flight
+from ctfw.service.heat import Heat
 from ctfw.service.journal import ERROR, INFO, NOTICE, TABLE_FULL_TEXT, WARNING, Journal, packet_fields, packet_text
 from ctfw.service.kernel_queue import KernelQueue, QueueError
 from ctfw.service.methods import Methods
 from ctfw.service.notify import Notifier
 from ctfw.service.record import Recorder
+from ctfw.tools import explain_live, rule_tests
 
 SECOND: Final = 1_000_000_000
 TICK: Final = SECOND // 10
@@ -75,10 +78,11 @@ class Daemon:
 
     def __init__(self, options: Options, environment: Mapping[str, str] = os.environ) -> None:
         self._options = options
-        self._config = config.load(options.rules)
+        self._config = rule_tests.load(options.rules)
         self._notifier = Notifier(environment)
         self._journal = Journal(options.log, environment)
         self._started = time.monotonic_ns()
+        self._offset = time.time_ns() - self._started  # taken once: recorded times know no step of the wall clock
         self._reloaded = time.time()
         self._reloads = {"done": 0, "failed": 0}
         self._number = self._config.queue if options.queue is None else options.queue
@@ -87,6 +91,9 @@ class Daemon:
         self.engine = Engine(self._tracker, self._config.ruleset)
         self._selector = selectors.DefaultSelector()
         self._recorder = Recorder(options.record, self._log_warning) if options.record else None
+        self._flight = Flight(self.engine)
+        self._flight.configure(self._config.recorder)
+        self._heat = Heat(self.engine, self._started)
         methods: dict[str, Method] = {}  # filled below: they speak of the queue, which is bound last
         self._control = Control(options.socket, self._selector, methods, self._log_exception)
         try:
@@ -100,8 +107,10 @@ class Daemon:
             self._control.close()
             raise
         self.queue = Queue(self._kernel.sock, self._number, self.engine, self._error_verdict(), self._kernel.buffer)
-        self._methods = Methods(self.engine, self.queue, self._kernel, self._status, self._reload_for_client)
-        methods.update(self._methods.table())
+        self._methods = Methods(
+            self.engine, self.queue, self._kernel, self._status, self._reload_for_client, self._flight, self._heat
+        )
+        methods.update(self._methods.table(), explain=explain_live.method(self.engine))
 
         self._stopping = False
         self._more_requests = False
@@ -126,23 +135,7 @@ class Daemon:
 
     def _start(self) -> None:
         self.queue.log = self._log_packet
-        if self._recorder is not None:
-            offset = time.time_ns() - time.monotonic_ns()
-            write = self._recorder.write
-
-            def record(
-                data: bytes,
-                length: int,
-                now: int,
-                hook: int,
-                indev: str,
-                outdev: str,
-                mark: int,
-                checksum: str,
-            ) -> None:
-                write(data, length, now + offset, hook, indev, outdev, mark, checksum)
-
-            self.queue.record = record
+        self._observe()
         self._selector.register(self._kernel.sock, selectors.EVENT_READ, self._packets)
         self._take_signals()
         for note in self._kernel.notes:
@@ -154,6 +147,31 @@ class Daemon:
         gc.freeze()
         self._journal.log(f"started: version={__version__} {self._facts()}", NOTICE)
         self._notifier.ready(self._facts())
+
+    def _observe(self) -> None:
+        """Has the queue tell whoever records packets, and nobody when nobody does."""
+        look = self._flight.look if self._flight.settings is not None else None
+        if self._recorder is None:
+            self.queue.record = look
+            return
+        offset = self._offset
+        write = self._recorder.write
+
+        def record(
+            data: bytes,
+            length: int,
+            now: int,
+            hook: int,
+            indev: str,
+            outdev: str,
+            mark: int,
+            checksum: str,
+        ) -> None:
+            write(data, length, now + offset, hook, indev, outdev, mark, checksum)
+            if look is not None:
+                look(data, length, now, hook, indev, outdev, mark, checksum)
+
+        self.queue.record = record
 
     def _turn(self) -> None:
         wait = 0.0 if self._more_requests else max(0, self._next_tick - time.monotonic_ns()) / SECOND
@@ -178,6 +196,9 @@ class Daemon:
     def _tick(self, now: int) -> None:
         self._ticks += 1
         self._tracker.sweep(now)
+        self.engine.ruleset.tick(now, time.time_ns())
+        self._flight.tick(now)
+        self._heat.tick(now)
         self._control.tick(now)
         self._packets()  # an idle queue proves here that it is empty, not merely silent
         self._feed(now)
@@ -266,7 +287,7 @@ class Daemon:
     def _swap(self) -> list[config.Problem]:
         path = self._options.rules
         try:
-            new = config.load(path)
+            new = rule_tests.load(path)
         except config.ConfigError as error:
             return error.problems
         except OSError as error:
@@ -274,9 +295,12 @@ class Daemon:
         fail_open = new.failure["queue_full"] == "accept"
         if fail_open != self._kernel.fail_open:
             self._kernel.set_flags(gso=self._options.gso, fail_open=fail_open)
-        new.ruleset.generation = self.engine.ruleset.generation + 1
+        new.ruleset.succeed(self.engine.ruleset, time.monotonic_ns())
         self._tracker.reconfigure(new.settings)
         self.engine.ruleset = new.ruleset
+        self._flight.configure(new.recorder)
+        self._heat.renew(time.monotonic_ns())
+        self._observe()
         queue_stays = self._options.queue is not None or new.queue == self._config.queue
         self._config = new
         self.queue.error_verdict = self._error_verdict()
@@ -321,6 +345,7 @@ class Daemon:
             "failure": dict(self._config.failure),
             "log": {"sink": self._journal.sink, "lost": self._journal.lost},
             "record": self._options.record or None,
+            "recorder": self._flight.figures(now),
             "notes": self._kernel.notes,
         }
 
@@ -337,7 +362,9 @@ class Daemon:
         return facts
 
     def _log_packet(self, judgement: Judgement, indev: str, outdev: str, mark: int, now: int) -> None:
-        self._journal.log(packet_text(judgement, indev, outdev, mark), INFO, packet_fields(judgement))
+        rules = [*judgement.logs, judgement.rule] if judgement.log else judgement.logs
+        for rule in rules:
+            self._journal.log(packet_text(judgement, indev, outdev, mark, rule), INFO, packet_fields(judgement, rule))
 
     def _log_warning(self, text: str) -> None:
         self._journal.log(text, WARNING)

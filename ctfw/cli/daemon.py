@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ctfw import config
+from ctfw.cli import forecast
 from ctfw.daemon import Daemon, Options
 from ctfw.service.client import Client, ClientError, NotPermitted, NotRunning, socket_path
 from ctfw.service.control import ControlError
@@ -50,7 +51,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "reload",
         help="have the daemon read its rules again",
         description="Has the daemon read its rule file again and waits until that is done. When the file has errors, "
-        "they are printed and the old rules stay in force.",
+        "they are printed and the old rules stay in force. With --dry-run nothing is changed: prints which connections "
+        "of the last minutes (section `recorder` of the rule file) the new rules would have judged otherwise, and "
+        "which living ones they would cut. Exit status 0 when nothing would change, 1 when something would.",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would change; exit 1 if anything would")
+    parser.add_argument("--rules", metavar="FILE", help="of --dry-run: another rule file than the daemon's own")
+    parser.add_argument(
+        "-o", "--output", choices=("table", "jsonl"), default="table", help="of --dry-run: form of the output"
     )
     _add_socket(parser)
     parser.set_defaults(handler=reload)
@@ -88,6 +96,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def reload(arguments: argparse.Namespace) -> int:
     """`ctfw reload`; returns the exit code."""
+    if arguments.dry_run:
+        return forecast.dry_run(arguments)
+    if arguments.rules is not None:
+        print("ctfw: reload: the daemon reads its own file again; --rules is for --dry-run", file=sys.stderr)
+        return 2
     with Client(socket_path(arguments.socket)) as client:
         try:
             answer = client.call("reload")

@@ -187,6 +187,9 @@ def status(arguments: argparse.Namespace) -> int:
         ("failure", " ".join(f"{name}={value}" for name, value in answer["failure"].items())),
         ("log", f"sink={answer['log']['sink']} lost={answer['log']['lost']}"),
     ]
+    if answer["recorder"]:
+        kept = answer["recorder"]
+        lines.append(("recorder", f"seconds={kept['seconds']} kept={kept['kept']} used={kept['used']}/{kept['memory']}"))
     if answer["record"]:
         lines.append(("record", answer["record"]))
     lines += [("note", note) for note in answer["notes"]]

@@ -3,6 +3,9 @@
 This file owns the words and columns; what is judged and how is in `tools/replay.py`. The capture is read as a
 stream: a line is printed before the next packet is read, so a broken file is an error (exit 1) after
 everything that came before its broken place.
+
+With --against it is judged under two rule files, and the lines are the connections whose verdict differs
+(`tools/difference.py`, `cli/changes.py`).
 """
 
 from __future__ import annotations
@@ -15,16 +18,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import BinaryIO, Final, TextIO
 
 from ctfw import config
+from ctfw.cli import changes
+from ctfw.cli.changes import counted, rfc3339
 from ctfw.config import Config
 from ctfw.nfqueue import UNVERIFIED, VERIFIED
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
 from ctfw.service.record import Annotation
 from ctfw.tools.capture import CaptureError, Frame, open_capture, read
+from ctfw.tools.difference import Difference
 from ctfw.tools.replay import Replay, Result, Summary
 
 CHAINS: Final = (HOOK_NAMES[INPUT], HOOK_NAMES[FORWARD], HOOK_NAMES[OUTPUT])
@@ -41,10 +45,16 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="judge the packets of a capture under a rule file",
         description="Judges every packet of a capture (pcap or pcapng, also gzipped) as the daemon would, "
         "with the times of the capture as the clock. Packets that `ctfw run --record` wrote carry their "
-        "chain, interfaces and mark; for others they are taken from the options.",
+        "chain, interfaces and mark; for others they are taken from the options. With --against, prints the "
+        "connections that two rule files judge otherwise: exit status 0 when there are none, 1 when there are.",
     )
     parser.add_argument("file", metavar="FILE", help="the capture; - is standard input")
     parser.add_argument("--rules", metavar="FILE", required=True, help="the rule file")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        help="an older rule file: print only the connections whose verdict differs from that; exit 1 if any does",
+    )
     parser.add_argument(
         "--chain",
         choices=CHAINS,
@@ -67,23 +77,48 @@ def run(arguments: argparse.Namespace) -> int:
     """The command; returns the exit code."""
     try:
         loaded = config.load(arguments.rules)
+        against = config.load(arguments.against) if arguments.against is not None else None
     except config.ConfigError as error:
         _print_problems(error.problems)
         return 1
     _print_problems(loaded.warnings)
     checksum = UNVERIFIED if arguments.checksum else VERIFIED
     given = Annotation(HOOK_NAMES.index(arguments.chain), arguments.indev, arguments.outdev, 0, checksum)
-    replay = Replay(loaded, given)
+    as_json = arguments.output == "jsonl"
     with ExitStack() as stack:
         try:
             stream = stack.enter_context(open_capture(arguments.file))
         except OSError as error:
             return _fail(f"{arguments.file}: {error.strerror or error}")
-        broken = _print_results(replay, stream, loaded, arguments.output == "jsonl")
+        if against is not None:
+            return _compare(Difference(against, loaded, given), stream, arguments.file, as_json)
+        replay = Replay(loaded, given)
+        broken = _print_results(replay, stream, loaded, as_json)
     sys.stdout.flush()  # the lines come before the sums also where both streams go to one place
-    out = sys.stdout if arguments.output == "table" else sys.stderr
+    out = sys.stderr if as_json else sys.stdout
     print("\n".join(summary_lines(replay.summary, loaded)), file=out)
     return _fail(f"{arguments.file}: {broken}") if broken else 0
+
+
+def _compare(difference: Difference, stream: BinaryIO, name: str, as_json: bool) -> int:
+    """Prints what differs between the two rule files; returns the exit code."""
+    progress = Progress(stream, sys.stderr) if sys.stderr.isatty() else None
+    broken = ""
+    try:
+        difference.judge(read(stream) if progress is None else progress.watch(read(stream)))
+    except CaptureError as error:
+        broken = str(error)
+    finally:
+        if progress is not None:
+            progress.clear()
+    found = difference.changes
+    for line in changes.json_lines(found) if as_json else changes.table_lines(found):
+        print(line)
+    sys.stdout.flush()
+    print("\n".join(difference_lines(difference)), file=sys.stderr if as_json else sys.stdout)
+    if broken:
+        return _fail(f"{name}: {broken}")
+    return 1 if found.packets else 0
 
 
 def _print_results(replay: Replay, stream: BinaryIO, loaded: Config, as_json: bool) -> str:
@@ -135,17 +170,22 @@ def json_line(result: Result) -> str:
     return json.dumps(members) + "\n"
 
 
+def difference_lines(difference: Difference) -> list[str]:
+    """The sums of a comparison."""
+    found = difference.changes
+    old, new = difference.old.summary, difference.new.summary
+    concerned = f"{found.packets} with another verdict, {counted(found.bytes, 'byte')}"
+    lines = [f"packets      {new.packets} judged, {concerned}", *_notes(new)]
+    lines += [f"connections  {len(found)} with another verdict", *changes.beyond_line(found)]
+    for title, summary in (("was", old), ("now", new)):
+        sums = ", ".join(f"{name} {count}" for name, count in summary.verdicts.most_common())
+        lines.append(f"{title:<11}  {sums or 'nothing'}")
+    return lines
+
+
 def summary_lines(summary: Summary, loaded: Config) -> list[str]:
     """The sums at the end."""
-    lines = ["", f"packets      {summary.packets}"]
-    notes = (
-        ("frames without IP, skipped", summary.not_ip),
-        ("captured in part, checksum not verified", summary.cut),
-        ("older than a frame before, clock held", summary.backwards),
-        ("without a time, clock held", summary.timeless),
-        ("comments like the recorder's, not understood", summary.annotations_ignored),
-    )
-    lines += [f"             {what}: {count}" for what, count in notes if count]
+    lines = ["", f"packets      {summary.packets}", *_notes(summary)]
     for title, counts in (
         ("verdicts", summary.verdicts),
         ("states", summary.states),
@@ -165,15 +205,15 @@ def summary_lines(summary: Summary, loaded: Config) -> list[str]:
     return lines
 
 
-def rfc3339(nanoseconds: int) -> str:
-    """A time since 1970 as RFC 3339 writes it, to the nanosecond."""
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    return f"{_to_the_second(seconds)}.{fraction:09}Z"
-
-
-@lru_cache(maxsize=64)
-def _to_the_second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def _notes(summary: Summary) -> list[str]:
+    notes = (
+        ("frames without IP, skipped", summary.not_ip),
+        ("captured in part, checksum not verified", summary.cut),
+        ("older than a frame before, clock held", summary.backwards),
+        ("without a time, clock held", summary.timeless),
+        ("comments like the recorder's, not understood", summary.annotations_ignored),
+    )
+    return [f"             {what}: {count}" for what, count in notes if count]
 
 
 class Progress:

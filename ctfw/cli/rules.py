@@ -1,4 +1,4 @@
-"""`ctfw check`: is a rule file good?
+"""`ctfw check`: is a rule file good, and does it pass its own tests?
 
 Silent and 0 when it is, like `nginx -t` and `sshd -t`. Problems go to standard error in the form that editors jump to;
 with `--format json` they are a list on standard output instead. Errors give 1; warnings too, with `--strict`.
@@ -14,6 +14,7 @@ from dataclasses import asdict
 
 from ctfw import config
 from ctfw.config import ConfigError, Problem
+from ctfw.tools import rule_tests
 
 DEFAULT_PATH = "/etc/ctfw/rules.yaml"
 
@@ -42,7 +43,8 @@ def check(arguments: argparse.Namespace) -> int:
     problems: list[Problem] = []
     for path in arguments.files or [DEFAULT_PATH]:
         try:
-            problems += config.load(path).warnings
+            loaded = config.load(path, advise=True)
+            problems += loaded.warnings + rule_tests.problems(loaded, rule_tests.run(loaded))
         except ConfigError as wrong:
             problems += wrong.problems
     if arguments.format == "json":

@@ -22,6 +22,7 @@ from ctfw.conntrack.state import state_name
 from ctfw.engine import Judgement
 from ctfw.packet import ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, Packet, has_ports
 from ctfw.reason import NAMES
+from ctfw.ruleset.rule import Rule
 
 MAX_WAITING: Final = 4096
 SINKS: Final = ("auto", "stderr", "journal")
@@ -44,7 +45,6 @@ _PROTOCOLS: Final = {
     UDPLITE: "UDPLITE",
     47: "GRE",
 }
-_VERDICTS: Final = ("drop", "accept")
 
 Write = Callable[[str, int, Mapping[str, str]], None]
 
@@ -95,11 +95,14 @@ class Journal:
                 self.lost += 1
 
 
-def packet_text(judgement: Judgement, indev: str, outdev: str, mark: int) -> str:
-    """The line of a judged packet: what was decided and why, then the packet as iptables' LOG writes it."""
+def packet_text(judgement: Judgement, indev: str, outdev: str, mark: int, rule: Rule | None = None) -> str:
+    """The line of a judged packet: what was decided and why, then the packet as iptables' LOG writes it.
+
+    ``rule`` is the one that wants the line, when that is not the one that decided.
+    """
     packet = judgement.packet
     words = []
-    rule = judgement.rule
+    rule = rule or judgement.rule
     if rule is not None:
         if rule.log is not None and rule.log.prefix:
             words.append(_printable(rule.log.prefix))
@@ -107,7 +110,7 @@ def packet_text(judgement: Judgement, indev: str, outdev: str, mark: int) -> str
     words.append(f"state={state_name(judgement.state) if judgement.state else '-'}")
     if judgement.reason:
         words.append(f"reason={NAMES[judgement.reason]}")
-    words.append(f"verdict={_VERDICTS[judgement.verdict]}")
+    words.append(f"verdict={judgement.word()}")
     words.append(f"IN={indev} OUT={outdev}")
     if packet.src:
         words.append(f"SRC={ip_address(packet.src)} DST={ip_address(packet.dst)}")
@@ -122,12 +125,13 @@ def packet_text(judgement: Judgement, indev: str, outdev: str, mark: int) -> str
     return " ".join(words)
 
 
-def packet_fields(judgement: Judgement) -> dict[str, str]:
+def packet_fields(judgement: Judgement, rule: Rule | None = None) -> dict[str, str]:
     """The same for programs: fields of the journal's entry."""
     packet: Packet = judgement.packet
-    fields = {"CTFW_VERDICT": _VERDICTS[judgement.verdict]}
-    if judgement.rule is not None:
-        fields["CTFW_RULE"] = judgement.rule.name
+    fields = {"CTFW_VERDICT": judgement.word()}
+    rule = rule or judgement.rule
+    if rule is not None:
+        fields["CTFW_RULE"] = rule.name
     if judgement.state:
         fields["CTFW_STATE"] = state_name(judgement.state)
     if judgement.reason:

@@ -1,31 +1,42 @@
 """What the daemon answers on its control socket: connections, expectations, figures, rules, and the wish to reload.
 
+What a reload would change is worked out by who asks (``ctfw reload --dry-run``): packets shall not wait for it. The
+daemon hands out what that needs: its clock, the flight recorder's chunks, the connections with the place that they
+would be judged at, and the members of the sets that rules and people change.
+
 One dict of functions, ``method(params, session) -> result``; a later command adds its own. Results are plain data for
 JSON. A method that could have much to say answers in pages, ``{"entries": [...], "more": true}``, and goes on when it
 is called with ``{"next": true}`` on the same connection; no page takes longer than SLICE, because packets wait
 meanwhile. A connection that comes or goes between two pages may be in or not, as in the kernel's own listing.
 
-This file reads the engine and changes nothing in it.
+This file reads the engine and changes nothing in it but, when asked to, the counters of the rules.
 """
 
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from ctfw.conntrack.record import as_dict, conntrack_line, expect_line, proc_line
+from ctfw.conntrack.conn import Conn
+from ctfw.conntrack.record import Tuple, as_dict, conntrack_line, expect_line, proc_line
 from ctfw.conntrack.state import DYING
 from ctfw.engine import Engine
 from ctfw.nfqueue import Queue
-from ctfw.packet import HOOK_NAMES
+from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
 from ctfw.reason import NAMES
 from ctfw.ruleset.rule import Rule
-from ctfw.ruleset.verdict import ACCEPT, DROP
-from ctfw.service.control import INVALID_PARAMS, Method, Refused, Session
+from ctfw.ruleset.verdict import ACCEPT, DROP, JUMP, TRACK_NAMES
+from ctfw.ruleset.verdict import NAMES as VERDICT_NAMES
+from ctfw.service.control import FAILED, INVALID_PARAMS, Method, Refused, Session
+from ctfw.service.flight import Flight
+from ctfw.service.heat import Heat
 from ctfw.service.kernel_queue import KernelQueue
+from ctfw.service.routes import Routes
 from ctfw.service.selection import Selection
 
+SECOND: Final = 1_000_000_000
 SLICE: Final = 2_000_000  # nanoseconds of the loop's time for one page
 PAGE: Final = 200  # entries of one page, far below what a client may leave unread
 LOOK: Final = 8  # entries between two looks at the clock
@@ -43,12 +54,16 @@ class Methods:
         kernel: KernelQueue,
         status: Callable[[], dict[str, Any]],
         reload: Callable[[], dict[str, Any]],
+        flight: Flight,
+        heat: Heat,
     ) -> None:
         self._engine = engine
         self._queue = queue
         self._kernel = kernel
         self._status = status
         self._reload = reload
+        self._flight = flight
+        self._heat = heat
 
     def table(self) -> dict[str, Method]:
         """Every method by name."""
@@ -57,6 +72,11 @@ class Methods:
             "expect": self.list_expectations,
             "stats": self.stats,
             "rules": self.rules,
+            "reset_rules": self.reset_rules,
+            "clock": self.clock,
+            "flight": self.flight,
+            "live": self.live,
+            "members": self.members,
             "status": lambda params, session: self._status(),
             "reload": lambda params, session: self._reload(),
         }
@@ -81,10 +101,50 @@ class Methods:
         return _page(params, session, lambda: _paged(expect_line(e, time.monotonic_ns()) for e in expectations()))
 
     def rules(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
-        """The rules in their order, then the policies, each with what it counted."""
-        ruleset = self._engine.ruleset
-        every = [*ruleset.rules, *ruleset.policies.values()]
-        return _page(params, session, lambda: _paged(_rule(rule) for rule in every))
+        """The rules in their order, those of the chains behind them, then the policies, each with what it counted."""
+        return _page(params, session, lambda: _paged(self._rules()))
+
+    def reset_rules(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
+        """The same, and what each counted is zero from then on."""
+
+        def reset() -> Iterator[dict[str, Any]]:
+            for told, rule in zip(self._rules(), list(self._heat.rules), strict=True):
+                rule.packets = rule.bytes = rule.last = 0
+                yield told
+            self._heat.renew(time.monotonic_ns())
+
+        return _page(params, session, lambda: _paged(reset()))
+
+    def clock(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
+        """The daemon's time in nanoseconds, by its own clock and since 1970; its generation; the flight recorder."""
+        now = time.monotonic_ns()
+        generation = int(self._engine.ruleset.generation)
+        return {"now": now, "unix": time.time_ns(), "generation": generation, "recorder": self._flight.figures(now)}
+
+    def flight(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
+        """The flight recorder's chunks in base64, one a page; null for one that went away meanwhile."""
+        if self._flight.settings is None:
+            hint = "add 'recorder: {minutes: 10}' to the rule file, reload, and wait for packets"
+            raise Refused(FAILED, f"the flight recorder is off; {hint}")
+        chunks = self._flight.chunks
+        return _page(params, session, lambda: ([b64encode(one).decode() if one else None] for one in chunks()))
+
+    def live(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
+        """What the rules could ask about each connection, with the chain and interfaces of its original direction."""
+        return _page(params, session, lambda: _paged(self._live()))
+
+    def members(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
+        """The members of the dynamic sets: set, network in hexadecimal, prefix length, nanoseconds left or -1."""
+        sets = list(self._engine.ruleset.sets.values())
+        return _page(
+            params,
+            session,
+            lambda: _paged(
+                [one.name, network.hex(), int(length), int(left)]
+                for one in sets
+                for network, length, left in one.members(time.monotonic_ns())
+            ),
+        )
 
     def stats(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """Every counter but those of the rules."""
@@ -132,6 +192,37 @@ class Methods:
                 if conn.expires > now and not conn.status & DYING:  # it may have ended since the last page
                     yield form(conn, now, acct) if selection.has(conn) else None
 
+    def _live(self) -> Iterator[dict[str, Any] | None]:
+        table = self._engine.tracker.table
+        with Routes() as routes:
+            for number in range(table.shards):
+                for conn in table.shard(number):
+                    now = time.monotonic_ns()
+                    living = conn.expires > now and not conn.status & DYING
+                    yield _situation(conn, now, routes) if living else None
+
+    def _rules(self) -> Iterator[dict[str, Any]]:
+        ruleset = self._engine.ruleset
+        chains = {rule: chain.name for chain in ruleset.chains for rule in chain.rules}
+        policies = set(ruleset.policies.values())
+        for rule in list(self._heat.rules):
+            now = time.monotonic_ns()
+            yield {
+                "name": rule.name,
+                "origin": rule.origin,
+                "verdict": _verdict(rule),
+                "packets": rule.packets,
+                "bytes": rule.bytes,
+                "idle": (now - rule.last) // SECOND if rule.packets else None,
+                "last": time.time() - (now - rule.last) / SECOND if rule.packets else None,
+                "chain": chains.get(rule),
+                "hooks": [HOOK_NAMES[hook] for hook in (INPUT, FORWARD, OUTPUT) if rule.chains >> hook & 1],
+                "policy": rule in policies,
+                "shadow": bool(rule.shadow),
+                "generation": self._heat.since(rule),
+                "heat": self._heat.of(rule, now),
+            }
+
 
 def _page(params: dict[str, Any], session: Session, begin: Callable[[], Iterator[list[Any]]]) -> dict[str, Any]:
     if not params.get("next"):
@@ -159,12 +250,22 @@ def _paged(entries: Iterable[Any]) -> Iterator[list[Any]]:
         yield page
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _verdict(rule: Rule) -> str:
+    if rule.track:
+        return f"track {TRACK_NAMES[rule.track]}"
+    return f"jump {rule.jump}" if rule.verdict == JUMP else VERDICT_NAMES[rule.verdict]
+
+
+def _situation(conn: Conn, now: int, routes: Routes) -> dict[str, Any]:
+    original = Tuple(conn.key)
     return {
-        "name": rule.name,
-        "origin": rule.origin,
-        "verdict": "accept" if rule.verdict == ACCEPT else "drop",
-        "packets": rule.packets,
-        "bytes": rule.bytes,
-        "idle": (time.monotonic_ns() - rule.last) // 1_000_000_000 if rule.packets else None,
+        "key": conn.key.hex(),
+        "status": conn.status,
+        "l4state": conn.l4state,
+        "age": now - conn.created,
+        "packets": conn.original_packets + conn.reply_packets,
+        "bytes": conn.original_bytes + conn.reply_bytes,
+        "helper": conn.master.helper if conn.master is not None else 0,
+        "generation": conn.generation,
+        "place": routes.place(original.src, original.dst),
     }

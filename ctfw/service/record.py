@@ -142,11 +142,12 @@ class Recorder:
         outdev: str,
         mark: int,
         checksum: str,
+        note: str = "",
     ) -> None:
         """Adds one packet, also when it does not reach the file.
 
         `length` is the packet's own, more than `len(data)` when the kernel copied only a part; `time_ns` is
-        nanoseconds since 1970; `hook` to `checksum` are the annotation.
+        nanoseconds since 1970; `hook` to `checksum` are the annotation. `note` is one more comment.
         """
         if self._file < 0:
             self.lost += 1
@@ -157,6 +158,8 @@ class Recorder:
             if len(self._comments) >= MAX_CACHED:
                 self._comments.clear()
             comment = self._comments[key] = _options((_OPTION_COMMENT, annotation(*key).encode()))
+        if note:
+            comment = comment[:-4] + _options((_OPTION_COMMENT, note.encode()))  # ahead of the end of the options
         padding = -len(data) & 3
         size = 32 + len(data) + padding + len(comment)
         if self._written + len(self._buffer) + size > self._limit:

@@ -1,0 +1,197 @@
+"""`ctfw hook`: the kernel's rules that hand packets to ctfw, made from the rule file.
+
+Owns the words; what is done is in service/hook/. `show` changes nothing and prints what `apply` would load. `status`
+exits 1 when the hook is not complete, so that a timer can call `apply` then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Final
+
+from ctfw import config
+from ctfw.cli.daemon import DEFAULT_RULES
+from ctfw.service.client import Client, ClientError, socket_path
+from ctfw.service.doctor import queue_holder
+from ctfw.service.hook import install
+from ctfw.service.hook.iptables import Iptables
+from ctfw.service.hook.plan import Plan, make_plan
+from ctfw.service.hook.programs import HookError
+
+COMPLETE: Final = "complete"
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the commands to the parser."""
+    hook = subparsers.add_parser(
+        "hook",
+        help="make, show, check or remove the kernel rules that send packets to ctfw",
+        description="The kernel's rules that hand packets to ctfw, made from the rule file: tables and chains of its "
+        "own, for IPv4 and IPv6. Rules of others are never touched.",
+    )
+    commands = hook.add_subparsers(metavar="WHAT", required=True)
+    parser = commands.add_parser("show", help="print what apply would load; changes nothing")
+    _add_options(parser)
+    parser.set_defaults(handler=show)
+    parser = commands.add_parser(
+        "apply",
+        help="put the rules into force",
+        description="Puts the rules into force, or back into it. When nothing differs nothing is touched; when "
+        "anything fails, everything stays as it was. From then on packets wait for ctfw: while it does not run they "
+        "are dropped, or pass, as failure.no_listener says.",
+    )
+    _add_options(parser)
+    parser.set_defaults(handler=apply)
+    parser = commands.add_parser(
+        "remove",
+        help="take them away",
+        description="Takes away everything that ctfw put into the kernel's rules, whatever made it and in whatever "
+        "state it is. Packets then pass unfiltered by ctfw.",
+    )
+    parser.set_defaults(handler=remove)
+    parser = commands.add_parser(
+        "status",
+        help="are the rules in force as the file wants them?",
+        description="Holds the kernel's rules against those that the rule file asks for. Exits 0 when they are the "
+        "same, 1 with the differences when they are not.",
+    )
+    _add_options(parser)
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
+    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    parser.set_defaults(handler=status)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """`ctfw hook show`; returns the exit code."""
+    try:
+        plan = _plan(arguments)
+        name = arguments.backend
+        backend = install.choose("auto", plan) if name == "auto" else install.backend_named(name)
+        print(backend.script(plan), end="")
+        _print_notes(backend)
+    except HookError as error:
+        return _fail("show", error)
+    except config.ConfigError as error:
+        return _bad_rules(error)
+    return 0
+
+
+def apply(arguments: argparse.Namespace) -> int:
+    """`ctfw hook apply`; returns the exit code."""
+    try:
+        plan = _plan(arguments)
+        backend = install.choose(arguments.backend, plan)
+        changed = install.apply(backend, plan)
+    except HookError as error:
+        return _fail("apply", error)
+    except config.ConfigError as error:
+        return _bad_rules(error)
+    if changed:
+        _print_notes(backend)
+        chains = ",".join(plan.chain_names)
+        without = "accept" if plan.bypass else "drop"
+        print(f"hook in force: backend={backend.name} queue={plan.queue} chains={chains} no_listener={without}")
+    if queue_holder(plan.queue) == 0:
+        fate = "pass unfiltered" if plan.bypass else "are dropped"
+        print(f"ctfw: hook: nobody listens on queue {plan.queue}: packets {fate} until ctfw runs", file=sys.stderr)
+    return 0
+
+
+def remove(arguments: argparse.Namespace) -> int:
+    """`ctfw hook remove`; returns the exit code."""
+    try:
+        if install.remove():
+            print("hook removed: packets pass unfiltered by ctfw")
+    except HookError as error:
+        return _fail("remove", error)
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`ctfw hook status`; returns the exit code."""
+    try:
+        plan = _plan(arguments)
+        standing = install.standing(install.in_force(arguments.backend, plan), plan)
+    except HookError as error:
+        return _fail("status", error)
+    except config.ConfigError as error:
+        return _bad_rules(error)
+    judged = _judged(arguments.socket)
+    if arguments.output == "json":
+        answer = asdict(standing) | {"queue": plan.queue, "bypass": plan.bypass, "judged": judged}
+        json.dump(answer, sys.stdout, indent=2)
+        print()
+    else:
+        _print_standing(standing, plan, judged)
+    return 0 if standing.state == COMPLETE else 1
+
+
+def _print_standing(standing: install.Standing, plan: Plan, judged: int | None) -> None:
+    lines = [
+        ("hook", f"{standing.state} backend={standing.backend} queue={plan.queue} chains={','.join(plan.chain_names)}"),
+        ("no_listener", "accept" if plan.bypass else "drop"),
+    ]
+    if standing.passed:
+        lines.append(("handed over", " ".join(f"{name}={count}" for name, count in standing.passed.items())))
+        lines.append(("judged", "unavailable" if judged is None else f"{judged} since ctfw started"))
+    lines += [("note", note) for note in standing.notes]
+    lines += [("differs", line) for line in standing.differences]
+    for name, text in lines:
+        print(f"{name + ':':<13}{text}")
+
+
+def _judged(socket: str | None) -> int | None:
+    """What the daemon has answered; None when it cannot be asked."""
+    try:
+        with Client(socket_path(socket)) as client:
+            return int(client.call("stats")["queue"]["answered"])
+    except ClientError:
+        return None
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    loaded = config.load(arguments.rules)
+    _print_problems(loaded.warnings)
+    return make_plan(loaded, arguments.queue)
+
+
+def _print_notes(backend: install.Backend) -> None:
+    for note in backend.notes if isinstance(backend, Iptables) else []:
+        print(f"ctfw: hook: {note}", file=sys.stderr)
+
+
+def _bad_rules(error: config.ConfigError) -> int:
+    _print_problems(error.problems)
+    return 1
+
+
+def _print_problems(problems: list[config.Problem]) -> None:
+    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    for problem in problems:
+        print(config.render(problem, color), file=sys.stderr)
+
+
+def _fail(what: str, error: HookError) -> int:
+    print(f"ctfw: hook {what}: {error}", file=sys.stderr)
+    return 4 if error.denied else 1
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rules", metavar="FILE", default=DEFAULT_RULES, help="the rule file (default: %(default)s)")
+    parser.add_argument(
+        "--backend",
+        choices=install.BACKENDS,
+        default="auto",
+        help="what makes the rules (default: nft where the kernel has its queue, else iptables)",
+    )
+    parser.add_argument("--queue", metavar="N", type=_queue_number, help="the queue (default: the rule file's, else 0)")
+
+
+def _queue_number(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
+    return int(text)
