@@ -20,6 +20,7 @@ from ctfw.packet import DIRECTION_NAMES, UDP, Packet, decode
 
 _HELPERS = {"ftp": [21], "irc": [6667], "tftp": [69], "pptp": [1723]}
 _NOTRACK_PORT = 9999
+_ROUND = 32  # sweeps that go once round the table
 _KNOBS = ("checksum", "tcp_loose", "tcp_be_liberal", "udp_timeout")
 _STATUS = {"EXPECTED": EXPECTED, "SEEN_REPLY": SEEN_REPLY, "ASSURED": ASSURED, "CONFIRMED": CONFIRMED}
 
@@ -83,9 +84,11 @@ class Engine:
         return self._tracker.confirm(self._packet, self._conn, self._now) == 0
 
     def table(self, now: float | None = None) -> list[str]:
-        """What stands in /proc/net/nf_conntrack for the living connections."""
+        """What stands in /proc/net/nf_conntrack for the living connections; like reading that, it frees the expired."""
         when = self._now if now is None else int(now * 1e9)
         table = self._tracker.table
+        for _ in range(_ROUND):
+            self._tracker.sweep(when)
         return [
             record.proc_line(conn, when)
             for number in range(table.shards)

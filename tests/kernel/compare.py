@@ -170,5 +170,3 @@ def _compare(theirs: Record, ours: Record) -> str:
     told = [f"    {who} {seconds:>6} {line}" for who, record in (("kernel", theirs), ("engine", ours))
             for line, seconds in sorted(record.items())]  # fmt: skip
     return "in the records:\n" + "\n".join(told or ["    none"])
-
-

@@ -160,18 +160,17 @@ class Gateway:
 
     def send(self, side: int, data: bytes, decide: Callable[[bytes], bool], wait: float = 0.1) -> Label:
         """One packet through the kernel; ``decide`` gets it as it is queued and says whether it goes on."""
+        self._await(decide)
+        self._sides[side].send(self._heads[side][data[0] >> 4 == 6] + data)
+        self._queue.run(block=False)
+        until = time.monotonic() + wait
+        while not self._mark and select.select([self._file], [], [], max(until - time.monotonic(), 0))[0]:
+            self._queue.run(block=False)
+        return Label(self._mark)
+
+    def _await(self, decide: Callable[[bytes], bool]) -> None:
         self._decide = decide
         self._mark = 0
-        self._sides[side].send(self._heads[side][data[0] >> 4 == 6] + data)
-        until = time.monotonic() + wait
-        while not self._mark:
-            self._queue.run(block=False)
-            if self._mark:
-                break
-            left = until - time.monotonic()
-            if left <= 0 or not select.select([self._file], [], [], left)[0]:
-                break
-        return Label(self._mark)
 
     def drain(self) -> None:
         """Forgets what has come out of the gateway so far."""
@@ -204,7 +203,7 @@ class Gateway:
 
     def set(self, values: Mapping[str, int]) -> None:
         """Sets the knobs (sysctl names without nf_conntrack_) to ``values``, all others to their defaults."""
-        for name, value in (self._defaults | values).items():
+        for name, value in {**self._defaults, **values}.items():
             if self._values[name] != value:
                 os.pwrite(self._knobs[name], str(value).encode(), 0)
                 self._values[name] = value

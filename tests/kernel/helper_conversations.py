@@ -392,6 +392,8 @@ def ftp_broken(rng: Random, pair: Pair) -> Conversation:
         say(talk, side, line)
         if rng.random() < 0.5:
             say(talk, side, b"NOOP\r\n")
+        if rng.random() < 0.3:  # something old again
+            talk.steps.append(rng.choice(talk.steps[3:]))
     spoil(rng, talk.steps, swap=0.0)
     return talk.steps
 

@@ -69,11 +69,18 @@ def group(name: str, kind: str = "") -> tuple[Knobs, list[Conversation]]:
 
 
 def expiring(name: str, size: int = EXPIRING) -> tuple[Knobs, list[Conversation]]:
-    """The like, to be held with pauses, under time-outs that are shorter than a conversation."""
+    """The like, to be held with pauses, under time-outs that are shorter than a conversation.
+
+    Without PPTP: the end of its control connection ends the call, and that end comes when the kernel happens to find
+    that the connection has expired.
+    """
     rng = Random(name)
     ipv6 = name.split("/")[1] == "6"
     knobs = {knob: rng.choice((1, 1, 2, 2, 4)) for knob in _TIMEOUTS}
-    return knobs, [conversations.random(Random(f"{name}/{at}"), pair(at, ipv6))[:12] for at in range(size)]
+    kinds = [kind for kind in conversations.KINDS if kind != "pptp"]
+    weights = [conversations.KINDS[kind][0] for kind in kinds]
+    drawn = [(Random(f"{name}/{at}"), pair(at, ipv6), rng.choices(kinds, weights)[0]) for at in range(size)]
+    return knobs, [conversations.random(*one)[:12] for one in drawn]
 
 
 def fuzz(gateway: Gateway, engine: Engine, names: Iterator[str], kind: str, counts: Counts) -> Iterator[Talked]:
@@ -124,7 +131,9 @@ def main() -> int:
             return bool(talk.difference)
         wanted = int(options.argument)
         if options.what == "fuzz":
-            found = fuzz(gateway, engine, _names(options.seed, options.family, -(-wanted // GROUP)), options.kind, counts)
+            found = fuzz(
+                gateway, engine, _names(options.seed, options.family, -(-wanted // GROUP)), options.kind, counts
+            )
         else:
             found = expire(gateway, engine, _names(options.seed, options.family, -(-wanted // EXPIRING)), counts)
         for talk in found:
@@ -134,7 +143,9 @@ def main() -> int:
                 break
     took = time.monotonic() - began
     states = ", ".join(f"{state or 'unseen'} {number}" for state, number in sorted(counts.states.items()))
-    print(f"{counts.conversations} conversations, {counts.packets} packets ({states}), {took:.0f} s; {differing} differ")
+    print(
+        f"{counts.conversations} conversations, {counts.packets} packets ({states}), {took:.0f} s; {differing} differ"
+    )
     return bool(differing)
 
 

@@ -58,6 +58,7 @@ class Step(NamedTuple):
 def steps(net: Network) -> list[Step]:
     client, gateway, server = net.client, net.gateway, net.server
     echo, page, answer, nothing = "3 of 3 answered", "2.1 MB, intact", "answer of 25 bytes", traffic.SILENCE
+    near = f"time exceeded, says {GATEWAY}"
     expired, closed = f"time exceeded, says {SERVER}", f"port unreachable, says {SERVER}"
     finack = traffic.FIN | traffic.ACK
     return [
@@ -71,6 +72,7 @@ def steps(net: Network) -> list[Step]:
         Step("FTP, passive", client, partial(traffic.fetch, SERVER, True), page, "lan ftp", "RELATED"),
         Step("FTP, active", client, partial(traffic.fetch, SERVER, False), page, "lan ftp", "RELATED"),
         Step("FTP by IPv6", client, partial(traffic.fetch, SERVER6, True), page, "lan ftp", "RELATED"),
+        Step("traceroute, hop 1", client, partial(traffic.probe, SERVER, 1), near, "replies", "RELATED"),
         Step("traceroute, hop 2", client, partial(traffic.probe, BEYOND, 2), expired, "lan traceroute", "RELATED"),
         Step("traceroute, last hop", client, partial(traffic.probe, SERVER, 64), closed, "lan traceroute", "RELATED"),
         Step("mail to port 25", client, partial(traffic.connect, SERVER, 25), nothing, "lan spam", "NEW"),

@@ -39,8 +39,8 @@ KINDS: Final[dict[str, tuple[int, Callable[[Random, Pair], Conversation]]]] = {
 def random(rng: Random, pair: Pair, kind: str = "", checksum: bool = True) -> Conversation:
     """A conversation between ``pair``; of ``kind``, or whatever chance gives.
 
-    ``checksum``: sums are verified. Then there is no UDP-Lite: the kernel's conntrack takes its sum as if it were UDP's,
-    and finds every one of them wrong (docs/deviations.md).
+    ``checksum``: sums are verified. Then there is no UDP-Lite: the kernel's conntrack takes its sum as if it were
+    UDP's, and finds every one of them wrong (docs/deviations.md).
     """
     weights = [weight for weight, _ in KINDS.values()]
     kind = kind or rng.choices(list(KINDS), weights)[0]

@@ -58,7 +58,9 @@ def udplite(rng: Random, pair: Pair) -> Conversation:
         raw = packets.udplite(
             source, ports[side], target, ports[1 - side], data, coverage, spoilt, unsummed=unsummed, dirty=dirty
         )
-        words = [name for name, is_so in (("dirty", dirty), ("bad checksum", spoilt), ("no checksum", unsummed)) if is_so]
+        words = [
+            name for name, is_so in (("dirty", dirty), ("bad checksum", spoilt), ("no checksum", unsummed)) if is_so
+        ]
         steps.append(Step(side, raw, f"udplite coverage={coverage} of {total} {' '.join(words)}"))
     spoil(rng, steps)
     return steps

@@ -105,5 +105,7 @@ def _redirect(rng: Random, pair: Pair, source: bytes, inner: bytes) -> tuple[byt
     inner += bytes(-len(inner) % 8)
     redirected = bytes([4, 1 + len(inner) // 8]) + bytes(6) + inner
     lladdr = b"\2\1\2\0\0\0\0\1"
-    options = rng.choice((redirected, redirected, lladdr + redirected, redirected + lladdr, lladdr, b"", b"\4\0" + redirected))
+    options = rng.choice(
+        (redirected, redirected, lladdr + redirected, redirected + lladdr, lladdr, b"", b"\4\0" + redirected)
+    )
     return pair.other[CLIENT] + pair.address[SERVER] + options, ttl, source

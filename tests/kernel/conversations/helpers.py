@@ -47,13 +47,17 @@ def _data(rng: Random, talk: Talk, opener: int, port: int) -> None:
 
 def ftp(rng: Random, pair: Pair) -> Conversation:
     """A control connection: greetings, commands, announcements, and their data connections."""
-    talk = _connected(rng, pair, 21)
-    if rng.random() < 0.9:
-        _line(talk, SERVER, b"220 hello\r\n")
-        _line(talk, CLIENT, rng.choice((b"USER me\r\n", b"USER me\r\n", b"USER me", b"NOOP\n")))
+    talk = _logged_in(rng, pair)
+    first = other = talk
+    if rng.random() < 0.2:  # a second one between the same two, which may announce the same
+        other = _logged_in(rng, pair)
+        talk.steps += other.steps
+        other.steps = talk.steps
+    usual = rng.randint(1024, 65535)
     for _ in range(rng.randint(1, 4)):
+        talk = rng.choice((first, other))
         side = rng.choice((CLIENT, SERVER))
-        port = rng.choice((rng.randint(1024, 65535), 20, 255, 256))
+        port = rng.choice((usual, usual, rng.randint(1024, 65535), 20, 255, 256))
         line = _announcement(rng, pair, side, port)
         chance = rng.random()
         start = talk.ends[side].next
@@ -86,6 +90,14 @@ def ftp(rng: Random, pair: Pair) -> Conversation:
         _data(rng, talk, SERVER, 2000)
     spoil(rng, talk.steps, refuse=0.03, twice=0.04, swap=0.01)
     return talk.steps
+
+
+def _logged_in(rng: Random, pair: Pair) -> Talk:
+    talk = _connected(rng, pair, 21)
+    if rng.random() < 0.9:
+        _line(talk, SERVER, b"220 hello\r\n")
+        _line(talk, CLIENT, rng.choice((b"USER me\r\n", b"USER me\r\n", b"USER me", b"NOOP\n")))
+    return talk
 
 
 def _announcement(rng: Random, pair: Pair, side: int, port: int) -> bytes:
@@ -160,7 +172,9 @@ def tftp(rng: Random, pair: Pair) -> Conversation:
     steps: Conversation = []
     for _ in range(rng.randint(2, 8)):
         side = rng.choice((CLIENT, CLIENT, SERVER))
-        data = rng.choice((b"\0\1file\0octet\0", b"\0\2file\0octet\0", b"\0\3\0\1data", b"\0\4\0\1", b"\0\5", b"\0", b""))
+        data = rng.choice(
+            (b"\0\1file\0octet\0", b"\0\2file\0octet\0", b"\0\3\0\1data", b"\0\4\0\1", b"\0\5", b"\0", b"")
+        )
         server = rng.choice((69, 4001, 4001, 4002))
         source = pair.address[side] if rng.random() < 0.93 else pair.other[side]
         ports = (port, server if side == SERVER or rng.random() < 0.4 else 69)

@@ -17,8 +17,10 @@ _ISN = (0, 1, 1000, 0x7FFFFFF0, 0x80000000, 0xFFFFFF00, 0xFFFFFFFF)
 _WINDOWS = (64240, 64240, 64240, 65535, 512, 1, 0)
 _JITTER = (0, 0, 0, 1, -1, 2, -2, 500, -500, 65535, -65535, 65999, -65999, 66000, -66000, 66001, -66001)
 _FAR = (70000, 1 << 20, -(1 << 20), 1 << 23, 1 << 30, -(1 << 30), (1 << 31) - 1, 1 << 31, (1 << 31) + 1)
-_ALL_FLAGS = ("S", "SA", "A", "A", "A", "PA", "PA", "FA", "FA", "R", "R", "RA", "RA", "", "F", "SF", "SR", "SFA")
-_ALL_FLAGS += ("FPU", "SU", "SAU", "AU", "FAU", "RU", "P", "U", "SEC", "AE", "FPA", "RPA", "RAU", "SPA")
+_ALL_FLAGS = [
+    *("S", "SA", "A", "A", "A", "PA", "PA", "FA", "FA", "R", "R", "RA", "RA", "", "F", "SF", "SR", "SFA"),
+    *("FPU", "SU", "SAU", "AU", "FAU", "RU", "P", "U", "SEC", "AE", "FPA", "RPA", "RAU", "SPA"),
+]
 
 
 class End:
@@ -80,7 +82,9 @@ class Talk:
     def renumber(self, side: int) -> None:
         """The end starts anew, with another initial sequence number."""
         me = self.ends[side]
-        me.next = me.next + self.rng.choice((1000, 100000, -1000)) if self.rng.random() < 0.4 else self.rng.getrandbits(32)
+        me.next = (
+            me.next + self.rng.choice((1000, 100000, -1000)) if self.rng.random() < 0.4 else self.rng.getrandbits(32)
+        )
         me.next &= _MASK
         me.scale = 0
 
