@@ -6,7 +6,8 @@
 # root runs as root: what is written there belongs to its owner.
 
 PYTHON   ?= /usr/bin/python3
-PACKAGES := python3-venv python3-dev gcc libnetfilter-queue-dev libsystemd-dev pkg-config iptables iproute2
+PACKAGES := python3-venv python3-dev gcc libnetfilter-queue-dev libsystemd-dev pkg-config iptables nftables iproute2 \
+            conntrack
 
 OWNER := $(shell stat -c %u .)
 ifeq ($(shell id -u),0)
@@ -24,6 +25,7 @@ SOURCES := $(shell (echo $(PROJECT); find ctfw setup.py -name '*.py' | LC_ALL=C 
 DEPS    := .venv/.dependencies-$(PROJECT)
 BUILT   := .venv/.compiled-$(SOURCES)
 PURE    := .venv/.interpreted-$(SOURCES)
+SERVERS := $(if $(filter 0,$(shell id -u)),.venv/servers)
 
 PIP     := $(AS_OWNER) .venv/bin/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --no-deps --no-build-isolation --force-reinstall
@@ -33,9 +35,9 @@ PYTEST  := .venv/bin/python -m pytest -q
 
 export PYTHONSAFEPATH = 1
 export PYTHONDONTWRITEBYTECODE = 1
-export PATH := $(PATH):/usr/sbin:/sbin
+export PATH := $(PATH):/usr/sbin:/sbin:$(CURDIR)/.venv/servers/usr/sbin:$(CURDIR)/.venv/servers/usr/bin
 
-.PHONY: help venv demo test test-compiled test-interpreted lint types format clean packages
+.PHONY: help venv demo test test-compiled test-interpreted lint types format docs mutation bench-quick clean packages
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##  */\1\t/p' Makefile | expand -t 20
@@ -45,7 +47,7 @@ demo: $(BUILT)  ## ctfw on a gateway made of network namespaces: real traffic an
 
 venv: $(BUILT)  ## make .venv/bin/ctfw, compiled
 
-test: lint types test-compiled test-interpreted  ## everything that can be tested, on both builds
+test: lint types $(SERVERS) test-compiled test-interpreted  ## everything that can be tested, on both builds
 
 test-compiled: $(BUILT)  ## the tests on the compiled build
 	@CTFW_EXPECT_BUILD=compiled $(AS_OWNER) $(PYTEST) -m 'not kernel' -n 2
@@ -63,6 +65,19 @@ types: $(DEPS)  ## mypy --strict
 
 format: $(DEPS)  ## let ruff write the format it wants
 	@$(AS_OWNER) .venv/bin/ruff format .
+
+docs: $(BUILT)  ## write the generated parts of docs/ anew
+	@.venv/bin/python docs/diagrams.py
+
+mutation: $(BUILT)  ## spoil the engine line by line: does a test notice each time?
+	@$(AS_ROOT) .venv/bin/python tests/mutation/check.py
+
+.venv/servers: | $(DEPS)
+	@echo "ctfw: fetching FTP, IRC, TFTP and SIP programs for the tests into $@ (not installing them)"
+	@sh tests/lab/servers.sh $@ && chown -R $(OWNER) $@
+
+bench-quick: $(BUILT)  ## what the engine alone costs, and what rules cost
+	@.venv/bin/python bench/engine.py && .venv/bin/python bench/rules.py
 
 clean:  ## remove whatever make made here
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.pcapng

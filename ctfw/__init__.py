@@ -19,13 +19,13 @@ Who lives where, lowest first; a module imports only what stands above it in thi
 ``reason``          why a packet is INVALID or was dropped before the rules: numbers, names, sentences
 ``packet``          headers -> Packet; ``checksum`` verifies what a network card did not; ``packet_text`` prints one
 ``conntrack/``      mechanism, no policy: the table, the state machines, expectations, helpers, records
-``ruleset/``        compiled rules and their evaluation; sets; rate limits
+``ruleset/``        compiled rules and their evaluation; an index over them; chains, sets, limits, effects
 ``fragments``       later fragments get what their first one got
 ``engine``          bytes -> verdict
 ``nfqueue``         the kernel's queue: receive, give verdicts, count every loss
-``config/``         YAML -> settings and rules; the only importer of yaml
-``service/``        control socket, journal, sd_notify, packet record
-``tools/``          what people ask: replay of captures; the only importers of scapy
+``config/``         YAML -> settings, rules and their tests; packets in words; lint; the only importer of yaml
+``service/``        control socket, journal, sd_notify, records of packets, the kernel's side (hook), doctor
+``tools/``          what people ask: explain, rule tests, replay, import, comparisons; the only importers of scapy
 ``daemon``          the event loop that holds queue, control socket, signals and ticks together
 ``cli/``            the command, one file per family of sub-commands
 ==================  ====================================================================================================

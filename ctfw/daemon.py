@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ctfw import __version__, config, engine
+from ctfw.conntrack.settings import NETBIOS_NS, SNMP
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine, Judgement
 from ctfw.nfqueue import Queue
@@ -44,9 +45,11 @@ from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service.control import FAILED, Control, Method, Refused
 from ctfw.service.flight import Flight
 from ctfw.service.heat import Heat
+from ctfw.service.hook.present import is_answering
 from ctfw.service.journal import ERROR, INFO, NOTICE, TABLE_FULL_TEXT, WARNING, Journal, packet_fields, packet_text
 from ctfw.service.kernel_queue import KernelQueue, QueueError
 from ctfw.service.methods import Methods
+from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
 from ctfw.service.record import Recorder
 from ctfw.tools import explain_live, rule_tests
@@ -136,6 +139,7 @@ class Daemon:
     def _start(self) -> None:
         self.queue.log = self._log_packet
         self._observe()
+        self._look_around()
         self._selector.register(self._kernel.sock, selectors.EVENT_READ, self._packets)
         self._take_signals()
         for note in self._kernel.notes:
@@ -208,12 +212,20 @@ class Daemon:
             if self._full_limit.take(now):
                 self._journal.log(TABLE_FULL_TEXT, WARNING)
         if self._ticks % 10 == 0:
-            self.queue.refresh_names()
+            self._look_around()
             if self._recorder is not None:
                 self._recorder.flush()
         if now - self._status_at[0] >= STATUS_INTERVAL:
             self._notifier.status(self._facts(now))
             self._status_at = (now, self.queue.received)
+
+    def _look_around(self) -> None:
+        """What others may have changed since: interfaces, their networks, and the hook's answer to what is rejected."""
+        self.queue.refresh_names()
+        self.queue.rejects = is_answering(int(self.engine.ruleset.reject_bit))
+        settings = self._tracker.settings
+        if any(helper in (NETBIOS_NS, SNMP) for helper in settings.helpers.values()):
+            settings.set_networks(broadcast_networks())
 
     def _feed(self, now: int) -> None:
         watchdog = self._notifier.watchdog_ns
@@ -298,6 +310,7 @@ class Daemon:
         new.ruleset.succeed(self.engine.ruleset, time.monotonic_ns())
         self._tracker.reconfigure(new.settings)
         self.engine.ruleset = new.ruleset
+        self._look_around()
         self._flight.configure(new.recorder)
         self._heat.renew(time.monotonic_ns())
         self._observe()

@@ -189,7 +189,9 @@ def status(arguments: argparse.Namespace) -> int:
     ]
     if answer["recorder"]:
         kept = answer["recorder"]
-        lines.append(("recorder", f"seconds={kept['seconds']} kept={kept['kept']} used={kept['used']}/{kept['memory']}"))
+        lines.append(
+            ("recorder", f"seconds={kept['seconds']} kept={kept['kept']} used={kept['used']}/{kept['memory']}")
+        )
     if answer["record"]:
         lines.append(("record", answer["record"]))
     lines += [("note", note) for note in answer["notes"]]

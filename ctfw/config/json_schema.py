@@ -232,6 +232,10 @@ _SIMPLE: Final[dict[Kind, Callable[[Key], Schema]]] = {
     Kind.PORT_NUMBERS: lambda key: _list_of(
         {"anyOf": [_whole(1, 65535), {"enum": list(SERVICES)}, _text(_RANGE, _any_case(SERVICES))]}
     ),
+    Kind.ZONES: lambda key: {
+        "type": "object",
+        "additionalProperties": {"anyOf": [_whole(1, 65535), _text(_NUMBER)]},
+    },
     Kind.PACKET: lambda key: {"type": "string"},
     Kind.DEVICE: lambda key: _SCALAR,
     Kind.MOMENT: lambda key: {"type": "string"},

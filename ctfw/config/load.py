@@ -10,6 +10,7 @@ cycle among them, and collections over it would take several times as long as th
 
 import gc
 import time
+from itertools import product
 
 from ctfw.config.document import Mapping, decode, parse
 from ctfw.config.files import Files
@@ -26,8 +27,9 @@ from ctfw.config.sets import Sets
 from ctfw.config.tests_section import RuleTest, Tests
 from ctfw.config.values import Wrong
 from ctfw.config.walk import Fields, Walker
-from ctfw.conntrack.settings import HELPERS, Settings
+from ctfw.conntrack.settings import Settings, helper_protocols
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
+from ctfw.packet_text import proto_name
 from ctfw.ruleset.marks import REJECT_BIT
 from ctfw.ruleset.ruleset import KEEP, Ruleset
 from ctfw.ruleset.verdict import DROP
@@ -147,17 +149,17 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
 def _settings(fields: Fields, report: Report) -> Settings | None:
     given = _section(fields, "conntrack")
     ports: Fields = given.get("helpers") or Fields(given.node)
-    owners: dict[tuple[str, int], str] = {}
+    owners: dict[tuple[int, int], str] = {}
     for name, numbers in ports.values.items():
-        for number in numbers:
-            proto = HELPERS[name][0]
+        for proto, number in product(helper_protocols(name), numbers):
             owner = owners.setdefault((proto, number), name)
             if owner != name:
-                report.error(ports.place(name), f"helpers {owner} and {name} both take {proto} port {number}")
+                where = f"{proto_name(proto)} port {number}"
+                report.error(ports.place(name), f"helpers {owner} and {name} both take {where}")
     if report.failed:
         return None
-    knobs = {name: value for name, value in given.values.items() if name != "helpers"}
-    return Settings(knobs, ports.values)
+    knobs = {name: value for name, value in given.values.items() if name not in ("helpers", "zones")}
+    return Settings(knobs, ports.values, zones=given.get("zones"))
 
 
 def _warn_policy(fields: Fields, report: Report) -> None:

@@ -7,10 +7,11 @@ kind is new, one reader. The knobs of connection tracking come from the engine's
 Keys that stand in no section are errors, those that a later version may know included.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from ctfw.conntrack.settings import DEFAULTS, HELPERS
+from ctfw.conntrack.settings import DEFAULTS, HELPERS, UNSUPPORTED
 from ctfw.conntrack.state import STATE_NAMES
 from ctfw.reason import NAMES as REASONS
 from ctfw.ruleset.ruleset import EXISTING_NAMES
@@ -70,6 +71,7 @@ class Kind(Enum):
     TIME = auto()  # a mapping
     ADD = auto()  # a mapping
     CHAINS_OF_RULES = auto()  # name -> list of rules
+    ZONES = auto()  # interface -> number
     PORT_NUMBERS = auto()  # ports one by one
     LOG = auto()  # true, or a mapping
     SECTION = auto()  # a mapping with keys of its own
@@ -98,11 +100,12 @@ class Key:
 
 
 class Section:
-    """A mapping of the file. `title` is what messages call it."""
+    """A mapping of the file. `title` is what messages call it; `refused` says why some keys are none."""
 
-    def __init__(self, title: str, *keys: Key) -> None:
+    def __init__(self, title: str, *keys: Key, refused: Mapping[str, str] | None = None) -> None:
         self.title = title
         self.keys = {key.name: key for key in keys}
+        self.refused = refused or {}
 
 
 LOG = Section(
@@ -274,6 +277,7 @@ HELPER_PORTS = Section(
         Key(name, Kind.PORT_NUMBERS, f"{proto} ports of {name} servers; {port} as a rule")
         for name, (proto, port) in HELPERS.items()
     ),
+    refused=UNSUPPORTED,
 )
 
 CONNTRACK = Section(
@@ -282,6 +286,7 @@ CONNTRACK = Section(
     Key(
         "helpers", Kind.SECTION, "protocols whose data connections are RELATED; off unless named", section=HELPER_PORTS
     ),
+    Key("zones", Kind.ZONES, "interface: zone, 1 to 65535; what comes in by it is tracked apart from the rest"),
 )
 
 EXPECT = Section(

@@ -66,6 +66,7 @@ class Walker:
             Kind.TEXT: text_of,
             Kind.RATE: lambda node, key: values.rate(text_of(node, key)),
             Kind.PORT_NUMBERS: self._port_numbers,
+            Kind.ZONES: self._zones,
             Kind.SECTION: self._section,
         }
 
@@ -142,7 +143,28 @@ class Walker:
             raise Skip
         return ports
 
+    def _zones(self, node: Node, key: Key) -> dict[str, int]:
+        if not isinstance(node, MappingNode):
+            raise Wrong(f"{quote(key.name)} is a mapping of interfaces to zones", f"{key.name}: {{lan0: 1}}")
+        zones: dict[str, int] = {}
+        bad = False
+        for device, value in node.pairs:
+            try:
+                name = values.interface(device.text)
+                if name.endswith("+"):
+                    raise Wrong("a zone's interface is one interface, without a wildcard")
+                zones[name] = values.number(text_of(value, key), 1, 65535)
+            except Wrong as wrong:
+                bad = True
+                self.report.error(device, wrong.message, wrong.hint)
+        if bad:
+            raise Skip
+        return zones
+
     def _unknown(self, name: Scalar, section: Section) -> None:
+        if name.text in section.refused:
+            self.report.error(name, f"{section.title}: {name.text} is not supported: {section.refused[name.text]}")
+            return
         known = section.keys
         hint = foreign.key_hint(name.text, known) or did_you_mean(name.text, known)
         if section is INCLUDED and name.text in FILE.keys:

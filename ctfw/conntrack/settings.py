@@ -150,7 +150,12 @@ class Settings:
                 for proto in helper_protocols(name):
                     self.helpers[proto, port] = HELPER_NAMES.index(name)
         # An own address and the broadcast address of its network, put together -> the network's prefix length.
-        self.broadcasts: dict[bytes, int] = {own + broadcast: prefix for own, broadcast, prefix in networks}
+        self.broadcasts: dict[bytes, int] = {}
+        self.set_networks(networks)
+
+    def set_networks(self, networks: Sequence[tuple[bytes, bytes, int]]) -> None:
+        """Takes over the networks that this machine may broadcast to now; see the class."""
+        self.broadcasts = {own + broadcast: prefix for own, broadcast, prefix in networks}
 
 
 def helper_protocols(name: str) -> tuple[int, ...]:

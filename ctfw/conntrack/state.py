@@ -18,8 +18,8 @@ ASSURED: Final = 4
 CONFIRMED: Final = 8
 DYING: Final = 512
 
-# What a rule may ask for ahead of tracking, for one connection: to pick it up in its middle whatever tcp_loose says, and
-# never to hold it to its windows, as tcp_be_liberal does for all. LIBERAL includes nothing of LOOSE.
+# What a rule may ask for ahead of tracking, for one connection: to pick it up in its middle whatever tcp_loose says,
+# and never to hold it to its windows, as tcp_be_liberal does for all. LIBERAL includes nothing of LOOSE.
 LOOSE: Final = 2
 LIBERAL: Final = 3
 

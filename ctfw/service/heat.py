@@ -2,7 +2,8 @@
 
 Rules only count. Now and then the counters of all of them are written down, PART rules a tick so that ten thousand
 cost no packet its time, and the heat is the difference between now and then. At a reload the history begins anew, with
-all of them at once; the counters themselves live on (``Ruleset.succeed``). Beside it: since which generation there is a rule of that name.
+all of them at once; the counters themselves live on (``Ruleset.succeed``). Beside it: since which generation there is
+a rule of that name.
 """
 
 from __future__ import annotations

@@ -399,3 +399,25 @@ def test_check_without_locale(tmp_path: Path) -> None:
 def test_color() -> None:
     (problem,) = problems(HEAD + "rules: [{verdict: rejekt}]\n")
     assert "\x1b[" in config.render(problem, color=True) and "\x1b" not in config.render(problem)
+
+
+def test_zones_and_helpers_of_two_protocols() -> None:
+    loaded = load("conntrack: {zones: {lan0: 1, wan0: 65535}, helpers: {sip: 5060}}")
+    assert loaded.settings.zones == {"lan0": b"\0\1", "wan0": b"\xff\xff"}
+    assert {proto for proto, port in loaded.settings.helpers if port == 5060} == {6, 17}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("conntrack: {helpers: {h323: 1720}}", "h323 is not supported: its messages are ASN.1"),
+        ("conntrack: {helpers: {sip: 5060, tftp: 5060}}", "helpers sip and tftp both take udp port 5060"),
+        ("conntrack: {zones: {lan0: 0}}", "0 is out of range"),
+        ("conntrack: {zones: {lan+: 1}}", "without a wildcard"),
+        ("conntrack: {zones: 1}", "is a mapping"),
+    ],
+)
+def test_what_cannot_be_a_helper_or_a_zone(text: str, wanted: str) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        load(text)
+    assert any(wanted in problem.message for problem in caught.value.problems)

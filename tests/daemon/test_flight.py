@@ -225,11 +225,13 @@ def test_members_of_dynamic_sets_count_in_a_dry_run(net: Network, tmp_path: Path
         "  - {name: ban, proto: udp, dport: 666, verdict: continue, add: {set: banned}}\n"
         "  - {name: out, chain: forward, src: $banned, state: NEW, verdict: VERDICT}\n",
     )
-    rules = banned.replace("VERDICT", "continue") + "recorder: {}\n"
+    rules = banned.replace("VERDICT", "continue")
     with Running(net, tmp_path, rules=rules) as daemon, Datagrams(net, OPEN) as good, Datagrams(net, SHUT) as bad:
         assert not bad.arrives()
+        daemon.rules.write_text(rules + "recorder: {}\n")  # what banned him is not recorded: only the set knows
+        daemon.ctfw("reload")
         assert good.answered()
-        daemon.rules.write_text(rules.replace("verdict: continue}\n", "verdict: drop}\n"))
+        daemon.rules.write_text(banned.replace("VERDICT", "drop") + "recorder: {}\n")
         lines = [line for line in dry_run(daemon, code=1) if f":{OPEN}" in line["packet"]]
         assert [line["new"]["rule"] for line in lines if line["kind"] == "recorded"] == ["out"]
 

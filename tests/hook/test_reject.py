@@ -35,8 +35,6 @@ SEEN = {
     "no-route": (errno.ENETUNREACH, errno.ENETUNREACH),
     "admin-prohibited": (errno.EHOSTUNREACH, errno.EACCES),
 }
-ASKS = "from ctfw.service.hook.present import is_answering"
-ANSWERED = f"{ASKS}; self.queue.rejects = is_answering(int(self.engine.ruleset.reject_bit))"
 
 
 @pytest.fixture
@@ -66,7 +64,7 @@ def refusal(kind: socket.SocketKind, address: str, port: int) -> int:
 
 @pytest.mark.parametrize("name", QUEUES)
 def test_callers_are_told_at_once_in_every_chain(net: Network, tmp_path: Path, name: str) -> None:
-    with hooked(net, name, STRICT), Running(net, tmp_path, rules=STRICT, changed=(ANSWERED,)) as daemon:
+    with hooked(net, name, STRICT), Running(net, tmp_path, rules=STRICT) as daemon:
         begun = time.monotonic()
         with net.client:
             for address in (SERVER, SERVER6, GATEWAY, GATEWAY6):
@@ -93,7 +91,7 @@ def test_each_manner_says_what_it_is_called(net: Network, tmp_path: Path, name: 
         f" reject_with: {manner}}}\n"
         for number, manner in enumerate(SEEN)
     )
-    with hooked(net, name), Running(net, tmp_path, rules=RULES + rules, changed=(ANSWERED,)), net.client:
+    with hooked(net, name), Running(net, tmp_path, rules=RULES + rules), net.client:
         assert set(SEEN) == set(REJECT_NAMES) - {"", "tcp-reset"}
         for number, errors in enumerate(SEEN.values()):
             for address, error in zip((SERVER, SERVER6), errors, strict=True):
@@ -105,7 +103,7 @@ def test_a_mark_of_others_in_our_bits_orders_nothing(net: Network, tmp_path: Pat
     mark = "iptables-nft -t mangle -A FORWARD -p udp -j MARK --set-mark 0x48000007"
     net.gateway.run(*mark.split())
     net.gateway.run("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-m", "mark", "--mark", "7", "-j", "ACCEPT")
-    with hooked(net, name), Running(net, tmp_path, changed=(ANSWERED,)), Datagrams(net, OPEN) as good:
+    with hooked(net, name), Running(net, tmp_path), Datagrams(net, OPEN) as good:
         assert good.answered()
     text = RULES + "failure: {no_listener: accept}\n"
     with hooked(net, name, text), Datagrams(net, OPEN) as good:
@@ -113,5 +111,5 @@ def test_a_mark_of_others_in_our_bits_orders_nothing(net: Network, tmp_path: Pat
 
 
 def test_without_the_answering_chain_rejected_packets_are_dropped(net: Network, tmp_path: Path) -> None:
-    with hooked(net, "iptables-legacy", STRICT), Running(net, tmp_path, rules=STRICT, changed=(ANSWERED,)), net.client:
+    with hooked(net, "iptables-legacy", STRICT), Running(net, tmp_path, rules=STRICT), net.client:
         assert refusal(socket.SOCK_DGRAM, SERVER, SHUT) == 0

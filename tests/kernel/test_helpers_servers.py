@@ -22,7 +22,7 @@ import pytest
 
 from lab.net import CLIENT, CLIENT6, ENVIRONMENT, SERVER, SERVER6, Namespace, Network
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.server]
 
 PATIENCE = 10.0
 SILENCE = 0.7
@@ -46,7 +46,7 @@ def program(name: str, package: str) -> str:
     """The path of a program; the test is skipped when its package is not installed."""
     found = shutil.which(name, path=ENVIRONMENT["PATH"])
     if not found:
-        pytest.skip(f"{name} is missing: apt-get install {package}")
+        pytest.skip(f"{name} of the package {package} is missing: `make test` as root fetches it")
     return found
 
 

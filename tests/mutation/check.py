@@ -1,6 +1,6 @@
 """Have the tests teeth? Plants one fault after another in a copy of ctfw, and runs the tests against it.
 
-    python tests/mutation/check.py [--fast] [--list] [WORD ...]
+    PYTHONPATH=tests python -m mutation.check [--fast] [--list] [WORD ...]
 
 First the engine's conversations, then its properties, which take longer, and only if both stay green the comparison
 with the kernel (tests/kernel/test_fidelity.py, which needs root); ``--fast`` leaves that out. WORDs choose the faults whose name has one of them. Prints who caught what, and
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from faults import FAULTS, Fault
+from mutation.faults import FAULTS, Fault
 
 _CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _ENGINE: Final = (("tests/engine", "-m", "not hypothesis"), ("tests/engine", "-m", "hypothesis"))
@@ -47,8 +47,8 @@ def run(where: Path, suite: tuple[str, ...]) -> str:
         return "it hangs"
     if ran.returncode == 0:
         return _GREEN
-    failed = [line.split()[1] for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0] if failed else f"pytest ended with {ran.returncode}: {ran.stdout[-200:]}"
+    failed = [line.split(" - ")[0] for line in ran.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return failed[0].partition(" ")[2] if failed else f"pytest ended with {ran.returncode}: {ran.stdout[-200:]}"
 
 
 def plant(where: Path, fault: Fault) -> bool:

@@ -100,7 +100,9 @@ class Filter:
             self._files.append(file)
             space.run("ip", "link", "set", device, "up", "multicast", "on", "txqueuelen", "10000")
             for address in ADDRESSES.get(device, ()):
-                space.run("ip", "address", "add", address, "dev", device, *(["nodad"] if ":" in address else ["brd", "+"]))
+                space.run(
+                    "ip", "address", "add", address, "dev", device, *(["nodad"] if ":" in address else ["brd", "+"])
+                )
         for family in ("-4", "-6"):
             space.run("ip", family, "route", "add", "default", "dev", "eth0")
         for family, program in ((4, "iptables"), (6, "ip6tables")):
@@ -140,7 +142,9 @@ class Filter:
                     member = socket.socket(family, socket.SOCK_DGRAM)
                     packed = socket.inet_pton(family, group)
                     if family == socket.AF_INET6:
-                        member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, packed + struct.pack("@I", index))
+                        member.setsockopt(
+                            socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, packed + struct.pack("@I", index)
+                        )
                     else:
                         member.setsockopt(
                             socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, packed + bytes(4) + struct.pack("@I", index)

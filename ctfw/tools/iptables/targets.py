@@ -13,7 +13,7 @@ from ctfw.config.values import Wrong, name
 from ctfw.tools.iptables import counting
 from ctfw.tools.iptables.matches import Caveat, Conditions, Place, mark, show_mark
 from ctfw.tools.iptables.names import PASSING, REJECTS
-from ctfw.tools.iptables.options import Match, Spec
+from ctfw.tools.iptables.options import TARGETS, Match, Spec
 from ctfw.tools.iptables.values import Cannot, Values
 
 ACCEPTS: Final = "accepts"
@@ -53,7 +53,7 @@ def effect(spec: Spec, place: Place, chains: frozenset[str]) -> Effect:
     target, options = spec.target, spec.options
     if target in chains:
         return Effect(jump=target)
-    if options.strange:
+    if options.strange and target in TARGETS:
         raise Cannot(f"-j {target}: there is no counterpart for '--{options.strange[0]}'")
     if target in ("ACCEPT", "DROP", "RETURN"):
         return Effect({"verdict": target.lower()})
