@@ -18,7 +18,7 @@ from typing import Final
 from ctfw.config.conditions import Condition, conditions_of
 from ctfw.config.document import Mapping, Node, Sequence
 from ctfw.config.names import TCP_FLAGS
-from ctfw.config.problems import Report, quote
+from ctfw.config.problems import Report, clean, quote
 from ctfw.config.rules import Rules
 from ctfw.config.schema import NEVER, Key, Kind
 from ctfw.config.space import MOST_STEPS, Box, Point, Space, Undecided
@@ -133,7 +133,7 @@ class Invariants:
         message = (
             f"{quote(invariant.name)} does not hold: {self._named(rule, place)} accepts {packet}{_when(conditions)}"
         )
-        hint = f"'ctfw explain \"{packet}\"{how}' shows its way"
+        hint = f"'ctfw explain --rules {clean(self.report.main.path)} \"{packet}\"{how}' shows its way"
         if len(leaks) > 1:
             others = [self._named(other, place) for other, *_ in leaks[1 : MOST_NAMED + 1]]
             hint += "; so does, for other packets, " if len(others) == 1 else "; so do, for other packets, "
@@ -198,7 +198,7 @@ def options(point: Point) -> str:
 def _when(conditions: tuple[Condition, ...]) -> str:
     """What else has to come together."""
     luck = dict.fromkeys(_LUCK[name] for name, _ in conditions if name in _LUCK)
-    return f", when the {' and the '.join(luck)} allows it" if luck else ""
+    return f", when the {' and the '.join(luck)} {'allow' if len(luck) > 1 else 'allows'} it" if luck else ""
 
 
 def _flag_words(conditions: tuple[Condition, ...]) -> list[str]:

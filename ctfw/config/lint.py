@@ -91,10 +91,10 @@ class _Lint:
             self.dead.add(rule)
             takers = list(dict.fromkeys(space.entries[at].rule for at in sorted(used)))
             whole = [taker for taker in takers if _asks_nothing(taker)]
-            if len(takers) == 1 and whole:
+            if len(takers) == 1 and whole and takers[0] in rules:
                 behind.setdefault(takers[0], (rule, []))[1].append(rule)
             else:
-                self._warn_hidden(rule, self._single(space, places, used) or takers)
+                self._warn_hidden(rule, self._single(space, places, used) or takers, self._first_jump(space, used))
         for taker, (first, those) in behind.items():
             self._warn_behind(taker, first, len(those) - 1)
 
@@ -105,7 +105,12 @@ class _Lint:
                 return [space.entries[one].rule]
         return []
 
-    def _warn_hidden(self, rule: Rule, takers: list[Rule]) -> None:
+    def _first_jump(self, space: Space, used: set[int]) -> Rule | None:
+        """By which rule of the main list packets come to what takes them in a chain."""
+        jumps = [space.entries[at].jumps[0] for at in sorted(used) if space.entries[at].jumps]
+        return jumps[0] if jumps else None
+
+    def _warn_hidden(self, rule: Rule, takers: list[Rule], jump: Rule | None = None) -> None:
         names = [self._named(taker, rule) for taker in takers[:MOST_NAMED]]
         if len(takers) > MOST_NAMED:
             names[-1:] = [f"{len(takers) - MOST_NAMED + 1} more"]
@@ -114,10 +119,16 @@ class _Lint:
         else:
             message = f"{', '.join(names[:-1])} and {names[-1]} together take every packet of this rule first"
         same = all(_does(taker) == _does(rule) for taker in takers)
-        first = quote(takers[0].name)
+        if jump is not None and rule in self.main:
+            message += f", by way of {self._named(jump, rule)}"
+        first = quote(jump.name if jump is not None and rule in self.main else takers[0].name)
         hint = f"put it above {first}, or make that one narrower"
         if same:
-            hint = "delete it: they do the same" if len(takers) > 1 else f"delete it: {first} does the same"
+            hint = (
+                f"delete it: {quote(takers[0].name)} does the same"
+                if len(takers) == 1
+                else "delete it: they do the same"
+            )
         self.report.warning(self._place(rule), f"this rule is never reached: {message}", hint)
 
     def _warn_behind(self, taker: Rule, rule: Rule, more: int) -> None:
@@ -168,6 +179,8 @@ class _Lint:
     def _excluding(self, rule: Rule) -> str:
         if rule.indev is not None and rule.outdev is not None and not rule.chains >> FORWARD & 1:
             return "only chain forward has both interfaces"
+        if rule.states == NEW and (rule.icmp is not None or rule.icmpv6 is not None):
+            return "only queries, as echo-request, are NEW; errors are RELATED, neighbour discovery is UNTRACKED"
         return ""
 
     def _is_entered(self, name: str, rules: list[Rule]) -> bool:

@@ -3,8 +3,9 @@
     PYTHONPATH=tests python -m mutation.check [--fast] [--list] [WORD ...]
 
 First the engine's conversations, then its properties, which take longer, and only if both stay green the comparison
-with the kernel (tests/kernel/test_fidelity.py, which needs root); ``--fast`` leaves that out. WORDs choose the faults whose name has one of them. Prints who caught what, and
-exits with 1 when a fault survives, with 2 when a fault does not fit the code any more or the unspoilt copy is red.
+with the kernel (tests/kernel/test_fidelity.py, which needs root); ``--fast`` leaves that out. WORDs choose the faults
+whose name has one of them. Prints who caught what, and exits with 1 when a fault survives, with 2 when a fault does not
+fit the code any more or the unspoilt copy is red.
 """
 
 import argparse

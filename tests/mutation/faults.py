@@ -20,6 +20,7 @@ _EXPECT: Final = "conntrack/expect.py"
 _UDP: Final = "conntrack/udp.py"
 _ICMP: Final = "conntrack/icmp.py"
 _FTP: Final = "conntrack/helpers/ftp.py"
+_IRC: Final = "conntrack/helpers/irc.py"
 
 FAULTS: Final = (
     # TCP: the table, what is beside it, windows, time-outs
@@ -35,61 +36,141 @@ FAULTS: Final = (
     Fault("a reset of the past is believed", _TCP, "elif seq_before(seq, receiver.maxack) and", "elif False and"),
     Fault("no reset behind data", _TCP, "and tcp.last_dir == direction and seq == tcp.last_end:", "and False:"),
     Fault("the window constant", _TCP, "_LEAST_ACK_WINDOW: Final = 66000", "_LEAST_ACK_WINDOW: Final = 65535"),
-    Fault("the window by one", _TCP, "if not seq_before(seq, sender.maxend + 1):", "if not seq_before(seq, sender.maxend):"),
-    Fault("what was never sent is acknowledged", _TCP, "        return 0 if is_liberal else reason.TCP_ACK_OVER",
-        "        return 0"),
-    Fault("old data is invalid", _TCP, "        return 0 if is_liberal else _OUTSIDE\n\n    if not flags & _SYN:",
-        "        return 0 if is_liberal else reason.TCP_SEQ_OVER\n\n    if not flags & _SYN:"),
+    Fault(
+        "the window by one",
+        _TCP,
+        "if not seq_before(seq, sender.maxend + 1):",
+        "if not seq_before(seq, sender.maxend):",
+    ),
+    Fault(
+        "what was never sent is acknowledged",
+        _TCP,
+        "        return 0 if is_liberal else reason.TCP_ACK_OVER",
+        "        return 0",
+    ),
+    Fault(
+        "old data is invalid",
+        _TCP,
+        "        return 0 if is_liberal else _OUTSIDE\n\n    if not flags & _SYN:",
+        "        return 0 if is_liberal else reason.TCP_SEQ_OVER\n\n    if not flags & _SYN:",
+    ),
     Fault("no window scale", _TCP, "        win <<= sender.scale", "        win <<= 0"),
-    Fault("scale in one direction is enough", _TCP, "not sender.flags & receiver.flags & _WINDOW_SCALE",
-        "not (sender.flags | receiver.flags) & _WINDOW_SCALE"),
+    Fault(
+        "scale in one direction is enough",
+        _TCP,
+        "not sender.flags & receiver.flags & _WINDOW_SCALE",
+        "not (sender.flags | receiver.flags) & _WINDOW_SCALE",
+    ),
     Fault("a scale has no limit", _TCP, "_MAX_SCALE: Final = 14", "_MAX_SCALE: Final = 15"),
     Fault("SACK blocks do not count", _TCP, "                if seq_after(right, sack):", "                if False:"),
     Fault("be_liberal does nothing", _TCP, "or settings.tcp_be_liberal or", "or"),
     Fault("loose does nothing", _TCP, "not settings.tcp_loose and", "False and"),
-    Fault("three retransmissions are two", _TCP, "tcp.retrans >= settings.tcp_max_retrans",
-        "tcp.retrans + 1 >= settings.tcp_max_retrans"),
+    Fault(
+        "three retransmissions are two",
+        _TCP,
+        "tcp.retrans >= settings.tcp_max_retrans",
+        "tcp.retrans + 1 >= settings.tcp_max_retrans",
+    ),
     Fault("a closed window is forgotten", _TCP, "if tcp.last_win == 0 and", "if False and"),
     Fault("unacknowledged data is forgotten", _TCP, "        receiver.flags &= ~_UNACKED", "        pass"),
     Fault("an unreplied SYN is refreshed", _TCP, "if kind == SYN and old == SYN_SENT:", "if False:"),
     Fault("a refused connection stays", _TCP, "            return DELETE", "            pass"),
     Fault("ASSURED too late", _TCP, "and (old == SYN_RECV or old == ESTABLISHED)", "and old == ESTABLISHED"),
-    Fault("FINs outside of the window are harmless", _TCP, "            conn.expires = now + unacknowledged", "            pass"),
+    Fault(
+        "FINs outside of the window are harmless",
+        _TCP,
+        "            conn.expires = now + unacknowledged",
+        "            pass",
+    ),
     # The tracker: the order of things
-    Fault("SEEN_REPLY before the protocol has looked", _TRACKER, "            packet.direction = REPLY\n",
-        "            packet.direction = REPLY\n            conn.status |= SEEN_REPLY\n"),
-    Fault("confirmed before the rules", _TRACKER, "        conn.track = self.leniency\n",
-        "        conn.track = self.leniency\n        conn.expires = now + 1\n        self.table.insert(conn, now)\n"),
-    Fault("NEW only once", _TRACKER, "packet.state = RELATED if conn.status & EXPECTED else NEW",
-        "packet.state = ESTABLISHED"),
-    Fault("an expected connection is not RELATED", _TRACKER, "            packet.state = RELATED\n            self.stats.expect_new",
-        "            self.stats.expect_new"),
-    Fault("an ICMP error goes to anybody", _TRACKER, "!= packet.dst:", "== b\"\":"),
-    Fault("an ICMP error is a reply", _TRACKER, "        packet.direction = ORIGINAL if conn.key == key else REPLY",
-        "        packet.direction = ORIGINAL if conn.key == key else REPLY\n        conn.status |= SEEN_REPLY"),
+    Fault(
+        "SEEN_REPLY before the protocol has looked",
+        _TRACKER,
+        "            packet.direction = REPLY\n",
+        "            packet.direction = REPLY\n            conn.status |= SEEN_REPLY\n",
+    ),
+    Fault(
+        "confirmed before the rules",
+        _TRACKER,
+        "        conn.track = self.leniency\n",
+        "        conn.track = self.leniency\n        conn.expires = now + 1\n        self.table.insert(conn, now)\n",
+    ),
+    Fault(
+        "NEW only once",
+        _TRACKER,
+        "packet.state = RELATED if conn.status & EXPECTED else NEW",
+        "packet.state = ESTABLISHED",
+    ),
+    Fault(
+        "an expected connection is not RELATED",
+        _TRACKER,
+        "            packet.state = RELATED\n            self.stats.expect_new",
+        "            self.stats.expect_new",
+    ),
+    Fault("an ICMP error goes to anybody", _TRACKER, "!= packet.dst:", '== b"":'),
+    Fault(
+        "an ICMP error is a reply",
+        _TRACKER,
+        "        packet.direction = ORIGINAL if conn.key == key else REPLY",
+        "        packet.direction = ORIGINAL if conn.key == key else REPLY\n        conn.status |= SEEN_REPLY",
+    ),
     Fault("any ICMP opens", _TRACKER, "conn.status & CONFIRMED == 0 and not icmp.is_query(proto, kind)", "False"),
-    Fault("checksums are not verified", _TRACKER, "must_check = check and self.settings.checksum", "must_check = False"),
-    Fault("an expired connection is found", "conntrack/table.py", "if conn is not None and conn.expires <= now:",
-        "if conn is not None and conn.expires < 0:"),
+    Fault(
+        "checksums are not verified", _TRACKER, "must_check = check and self.settings.checksum", "must_check = False"
+    ),
+    Fault(
+        "an expired connection is found",
+        "conntrack/table.py",
+        "if conn is not None and conn.expires <= now:",
+        "if conn is not None and conn.expires < 0:",
+    ),
     # The other protocols
     Fault("no two seconds of grace", _UDP, "_GRACE: Final = 2_000_000_000", "_GRACE: Final = 0"),
     Fault("UDP is never assured", _UDP, "    return ASSURE if conn.status & ASSURED == 0 else 0", "    return 0"),
-    Fault("a UDP length may lie", _UDP, "return reason.UDP_LENGTH if length < 8 or length > left else 0\n    return",
-        "return 0\n    return 0 and"),
-    Fault("UDP without a checksum is wrong", "checksum.py", "if end - at >= 8 and read16(data, at + 6) == 0:", "if False:"),
-    Fault("the code of an ICMP query does not count", "packet.py", "data[at + 4 : at + 6] + data[at : at + 2]\n",
-        "data[at + 4 : at + 6] + data[at : at + 1] + b\"\\0\"\n"),
+    Fault(
+        "a UDP length may lie",
+        _UDP,
+        "return reason.UDP_LENGTH if length < 8 or length > left else 0\n    return",
+        "return 0\n    return 0 and",
+    ),
+    Fault(
+        "UDP without a checksum is wrong", "checksum.py", "if end - at >= 8 and read16(data, at + 6) == 0:", "if False:"
+    ),
+    Fault(
+        "the code of an ICMP query does not count",
+        "packet.py",
+        "data[at + 4 : at + 6] + data[at : at + 2]\n",
+        'data[at + 4 : at + 6] + data[at : at + 1] + b"\\0"\n',
+    ),
     Fault("ICMP source quench is no error", _ICMP, "(3, 4, 5, 11, 12)", "(3, 5, 11, 12)"),
     Fault("neighbour discovery is tracked", _ICMP, "134, 135, 136, 143", "134, 136, 143"),
     Fault("a redirect from afar", _ICMP, "if data[7] != 255 or", "if"),
-    Fault("a later fragment in a quote", "packet.py", "        if packet.fragment != 0:\n            packet.reason = reason.FRAGMENT\n            return\n    proto = packet.proto",
-        "    proto = packet.proto"),
+    Fault(
+        "a later fragment in a quote",
+        "packet.py",
+        "        packet.fragment = (flags & 0x1FFF) << 3",
+        "        packet.fragment = 0",
+    ),
     Fault("generic connections are short", "conntrack/generic.py", "settings.generic_timeout", "settings.udp_timeout"),
-    Fault("an SCTP tag of anybody", "conntrack/sctp.py", "if found & _OWN_TAG_RULE == 0 and vtag != vtags[direction]:", "if False:"),
+    Fault(
+        "an SCTP tag of anybody",
+        "conntrack/sctp.py",
+        "if found & _OWN_TAG_RULE == 0 and vtag != vtags[direction]:",
+        "if False:",
+    ),
     # Time-outs
-    Fault("CLOSE_WAIT for too long", "conntrack/settings.py", '"tcp_timeout_close_wait": 60', '"tcp_timeout_close_wait": 120'),
-    Fault("SYN_SENT2 has a knob", "conntrack/settings.py", '    "", "tcp_timeout_max_retrans"',
-        '    "tcp_timeout_syn_sent", "tcp_timeout_max_retrans"'),
+    Fault(
+        "CLOSE_WAIT for too long",
+        "conntrack/settings.py",
+        '"tcp_timeout_close_wait": 60',
+        '"tcp_timeout_close_wait": 120',
+    ),
+    Fault(
+        "SYN_SENT2 has a knob",
+        "conntrack/settings.py",
+        '    "", "tcp_timeout_max_retrans"',
+        '    "tcp_timeout_syn_sent", "tcp_timeout_max_retrans"',
+    ),
     # Helpers
     Fault("an expectation for ever", _EXPECT, "        if not one.permanent:", "        if False:"),
     Fault("expectations pile up", _EXPECT, "of_class >= one.policy.most:", "False:"),
@@ -98,5 +179,11 @@ FAULTS: Final = (
     Fault("FTP for somebody else", _FTP, 'if address != b"" and address != src:', "if False:"),
     Fault("half an FTP command passes", _FTP, "            return reason.HELPER_PARTIAL", "            return 0"),
     Fault("TFTP requests only to read", "conntrack/helpers/tftp.py", "and opcode != _WRITE_REQUEST", "and True"),
-    Fault("IRC for somebody else", "conntrack/helpers/irc.py", "        return 0, 0", "        return 1, 1"),
-)  # fmt: skip
+    Fault(
+        "IRC for somebody else",
+        _IRC,
+        'if port == 0 or int(address).to_bytes(4, "big") != packet.src:',
+        "if port == 0:",
+    ),
+    Fault("an IRC offer without a line end", _IRC, ' or text.find(b"\\n", blank) < 0:', ":"),
+)

@@ -4,10 +4,10 @@
     raw socket ──┘   (mangle)                              (security)
 
 A namespace with a TUN device for every interface that the rules name. Queue 1, ahead of the filter table, shows what
-comes to it: hook, interfaces, mark, state, and the packet as it is there (it is one queue for each state). Queue 2, behind it, sees what it let through. Writing
-to a TUN device and answering a queue are both done when the call returns, so "nothing in queue 2" needs no waiting.
-Answers of the gateway itself are dropped before conntrack sees them: packets of OUTPUT come from a raw socket, with a
-bit of the mark that the raw table asks for.
+comes to it: hook, interfaces, mark, state (it is one queue for each), and the packet as it is there. Queue 2, behind
+it, sees what it let through. Writing to a TUN device and answering a queue are both done when the call returns, so
+"nothing in queue 2" needs no waiting. Answers of the gateway itself are dropped before conntrack sees them: packets of
+OUTPUT come from a raw socket, with a bit of the mark that the raw table asks for.
 """
 
 import fcntl
@@ -16,8 +16,10 @@ import re
 import socket
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from random import Random
+from subprocess import CalledProcessError
 from types import TracebackType
 from typing import Any, Final
 
@@ -68,21 +70,25 @@ class Filter:
 
     def __enter__(self) -> "Filter":
         self._files: list[Any] = []
+        self._queues: list[Any] = []
         self._space = Namespace()
         try:
             self._build()
         except BaseException:
-            self._space.close()
+            self._end()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         for queue in self._queues:
             queue.unbind()
         for file in self._files:
-            file.close() if hasattr(file, "close") else os.close(file)
+            file.close()
         self._space.close()
 
     def _build(self) -> None:
@@ -94,17 +100,17 @@ class Filter:
         self._tuns: dict[str, int] = {}
         for device in self.devices:
             with space:
-                file = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+                file = open(os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK), "r+b", buffering=0)  # noqa: SIM115 - until the end
                 fcntl.ioctl(file, _TUNSETIFF, struct.pack("16sH22x", device.encode(), _TUN_NO_PI))
-            self._tuns[device] = file
+            self._tuns[device] = file.fileno()
             self._files.append(file)
             space.run("ip", "link", "set", device, "up", "multicast", "on", "txqueuelen", "10000")
             for address in ADDRESSES.get(device, ()):
                 space.run(
                     "ip", "address", "add", address, "dev", device, *(["nodad"] if ":" in address else ["brd", "+"])
                 )
-        for family in ("-4", "-6"):
-            space.run("ip", family, "route", "add", "default", "dev", "eth0")
+        for which in ("-4", "-6"):
+            space.run("ip", which, "route", "add", "default", "dev", "eth0")
         for family, program in ((4, "iptables"), (6, "ip6tables")):
             if family in self._saves:
                 with space:
@@ -120,7 +126,6 @@ class Filter:
                 space.run(program, "-w", *rule.split())
         from netfilterqueue import NetfilterQueue
 
-        self._queues: list[Any] = []
         with space:
             answers = {_BEFORE + bit: partial(self._before, bit) for bit in _STATES.values()} | {_AFTER: self._after}
             for number, answer in answers.items():
@@ -138,10 +143,10 @@ class Filter:
             for device in DEVICES:
                 index = socket.if_nametoindex(device)
                 for group in GROUPS:
-                    family = socket.AF_INET6 if ":" in group else socket.AF_INET
-                    member = socket.socket(family, socket.SOCK_DGRAM)
-                    packed = socket.inet_pton(family, group)
-                    if family == socket.AF_INET6:
+                    kind = socket.AF_INET6 if ":" in group else socket.AF_INET
+                    member = socket.socket(kind, socket.SOCK_DGRAM)
+                    packed = socket.inet_pton(kind, group)
+                    if kind == socket.AF_INET6:
                         member.setsockopt(
                             socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, packed + struct.pack("@I", index)
                         )
@@ -156,12 +161,8 @@ class Filter:
     def route(self, address: str, device: str) -> None:
         """Packets to this address leave by that device."""
         family = "-6" if ":" in address else "-4"
-        try:
+        with suppress(CalledProcessError):  # an address that cannot be routed at all
             self._space.run("ip", family, "route", "replace", address, "dev", device)
-        except OSError:
-            raise
-        except Exception:  # an address that cannot be routed at all
-            return
 
     def send(self, device: str, data: bytes, out: bool) -> Arrived | None:
         """Let a packet come by this device, or (`out`) leave by it. None when it never came to the filter table."""
@@ -172,10 +173,8 @@ class Filter:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
             at = (16, 4) if version == 4 else (24, 16)
             to = socket.inet_ntop(socket.AF_INET if version == 4 else socket.AF_INET6, data[at[0] : sum(at)])
-            try:
+            with suppress(OSError):
                 raw.sendto(data, (to, 0))
-            except OSError:
-                pass
         else:
             try:
                 os.write(self._tuns[device], data)
@@ -219,12 +218,42 @@ class Edges:
         types = {int(n) for n in re.findall(r"--icmp(?:v6)?-type (\d+)", text)}
         self.types = sorted(types | {0, 3, 8, 11, 128, 129, 133, 135, 1, 2})
         self.live: list[bytes] = []  # packets that were let through
+        self.lines = [line for line in text.split("\n") if line.startswith("-A")]
 
     def packet(self) -> bytes:
         rng = self.rng
         if self.live and rng.random() < 0.3:
-            return self._about(rng.choice(self.live[-30:]))
+            return self._about(rng.choice(self.live[-rng.choice((1, 2, 30)) :]))
+        if rng.random() < 0.5:
+            return self._meant()
         return self._packet(self._address(), self._address())
+
+    def _meant(self) -> bytes:
+        """A packet that one to three lines of the rules are about."""
+        rng = self.rng
+        said = " ".join(rng.choices(self.lines, k=rng.choice((1, 2, 3))))
+
+        def pick(pattern: str, otherwise: int, most: int = 65535) -> int:
+            found = [int(n, 0) for n in re.findall(pattern, said)]
+            return rng.choice(found) % (most + 1) if found and rng.random() < 0.85 else otherwise
+
+        def end(option: str) -> bytes:
+            named = _addresses(" ".join(re.findall(rf"{option} (\S+)", said)), self.family, False)
+            return rng.choice(named) if named and rng.random() < 0.85 else self._address()
+
+        src, dst = end("-s"), end("-d")
+        sport = pick(r"sports? \D?(?:\S*[,:])?(\d+)", 40000)
+        dport = pick(r"dports? \D?(?:\S*[,:])?(\d+)", rng.choice(self.ports))
+        proto = rng.choice(re.findall(r"-p (\S+)", said) or ["tcp", "udp"])
+        if proto == "udp":
+            built = packets.udp(src, sport, dst, dport)
+        elif "icmp" in proto:
+            built = packets.icmp(src, dst, pick(r"-type (\d+)", rng.choice(self.types), 255), data=bytes(20))
+        elif proto in ("tcp", "sctp"):
+            built = packets.tcp(src, sport, dst, dport, "S", rng.getrandbits(32))
+        else:
+            built = packets.ip(src, dst, {"esp": 50, "ah": 51, "igmp": 2}.get(proto, 89), bytes(rng.choice((40, 100))))
+        return self._header(built, pick(r"--dscp (\w+)", 0, 63), pick(r"(?:ttl|hl)-eq (\d+)", 64, 255))
 
     def _address(self) -> bytes:
         if self.rng.random() < 0.15:
@@ -250,17 +279,17 @@ class Edges:
             built = packets.ip(src, dst, rng.choice([2, 4, 50, 51, 89, 112, 255]), bytes(40))
         return self._header(built)
 
-    def _header(self, data: bytes) -> bytes:
-        """Other hop limits and service classes, now and then."""
+    def _header(self, data: bytes, service: int = -1, hops: int = 0) -> bytes:
+        """With a hop limit and a service class, random ones unless given."""
         rng = self.rng
         changed = bytearray(data)
+        hops = hops or rng.choice([64, 64, 255, 255, 1, 2, 5, 6, 10, 11, 12])
+        word = (service if service >= 0 else rng.choice([0, 0, 0, 10, 46, 8])) << 2
         if self.family == 6:
-            changed[7] = rng.choice([64, 64, 255, 255, 1, 2, 5, 10, 11])
-            word = rng.choice([0, 0, 0, 10, 46, 8]) << 2
+            changed[7] = hops
             changed[0], changed[1] = 0x60 | word >> 4, (word & 15) << 4
             return bytes(changed)
-        changed[8] = rng.choice([64, 64, 255, 2, 5, 6, 10, 11, 12])
-        changed[1] = rng.choice([0, 0, 0, 10, 46, 8]) << 2
+        changed[8], changed[1] = hops, word
         changed[10:12] = b"\0\0"
         changed[10:12] = struct.pack("!H", packets.checksum(bytes(changed[:20])))
         return bytes(changed)
@@ -287,14 +316,14 @@ class Edges:
         return packets.icmp(dst, src, answer, 0, data=bytes(20))
 
 
-def _addresses(text: str, family: int) -> list[bytes]:
-    """The edges of every network in the text, and the gateway's own and neighbouring addresses."""
+def _addresses(text: str, family: int, others: bool = True) -> list[bytes]:
+    """The edges of every network in the text, and (`others`) the gateway's own addresses and groups."""
     size = 4 if family == 4 else 16
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     found: set[int] = set()
     own = " ".join(address for pair in ADDRESSES.values() for address in pair)
     groups = " ".join((*GROUPS, *BROADCASTS, "255.255.255.255"))
-    for base, length in _NETWORK.findall(f"{text} {own} {groups}"):
+    for base, length in _NETWORK.findall(f"{text} {own} {groups}" if others else text):
         try:
             low = int.from_bytes(socket.inet_pton(kind, base), "big")
         except OSError:

@@ -339,7 +339,8 @@ def test_marks_that_meet_ctfws_own() -> None:
 
 
 def test_hand_written_forms() -> None:
-    text = "*filter\n-P INPUT DROP\n:FORWARD ACCEPT\n-N x\n-I INPUT -j x\n[5:300] -A x --protocol tcp --dport ! 22 -j DROP\n"
+    text = "*filter\n-P INPUT DROP\n:FORWARD ACCEPT\n-N x\n-I INPUT -j x\n"
+    text += "[5:300] -A x --protocol tcp --dport ! 22 -j DROP\n"
     found = imported(text + "-I INPUT 1 -4 -s 1.2.3.4 -j ACCEPT\n-A INPUT -6 -s ::1 -j DROP\n-D INPUT 1\nCOMMIT\n")
     assert [rule.partition(",")[2] for rule in rules(found)] == [
         " chain: input, src: 1.2.3.4, verdict: accept}",
@@ -376,12 +377,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 RELAXED = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 _CHAINS = st.sampled_from(["INPUT", "FORWARD", "OUTPUT", "a", "b", "c", "~d", "input", "not_a", "1"])
+_WORDS = """10.0.0.0/8 ::/0 fe80::1 1.2.3.4-1.2.3.9 22 1:2 :5 7: 0x1/0x3 0x40000000 tcp udp icmp ipv6-icmp all 255 any
+    lo eth0 eth+ + NEW,INVALID DNAT SYN,ACK ALL NONE srcip 5/sec 1/hour src src,dst MULTICAST LOCAL BROADCAST ORIGINAL
+    both packets 08:00:00 05:59:59 Mon,Tue ftp a! tcp-reset -1 99999999999 "x 00:11:22:33:44:55 EF"""
 _VALUES = st.one_of(
-    st.sampled_from(
-        "10.0.0.0/8 ::/0 fe80::1 1.2.3.4-1.2.3.9 22 1:2 :5 7: 0x1/0x3 0x40000000 tcp udp icmp ipv6-icmp all 255 any lo eth0 "
-        "eth+ + NEW,INVALID DNAT SYN,ACK ALL NONE srcip 5/sec 1/hour src src,dst MULTICAST LOCAL BROADCAST ORIGINAL both "
-        'packets 08:00:00 05:59:59 Mon,Tue ftp a! tcp-reset -1 99999999999 "x 00:11:22:33:44:55 EF both'.split()
-    ),
+    st.sampled_from(_WORDS.split()),
     st.text(max_size=6),
 )
 
