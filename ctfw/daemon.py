@@ -154,9 +154,8 @@ class Daemon:
 
     def _observe(self) -> None:
         """Has the queue tell whoever records packets, and nobody when nobody does."""
-        look = self._flight.look if self._flight.settings is not None else None
+        self.queue.telling = self._flight.look if self._flight.settings is not None else None
         if self._recorder is None:
-            self.queue.record = look
             return
         offset = self._offset
         write = self._recorder.write
@@ -172,8 +171,6 @@ class Daemon:
             checksum: str,
         ) -> None:
             write(data, length, now + offset, hook, indev, outdev, mark, checksum)
-            if look is not None:
-                look(data, length, now, hook, indev, outdev, mark, checksum)
 
         self.queue.record = record
 

@@ -21,7 +21,8 @@ put into the socket (it dropped that one itself). Packets beyond the queue's len
 /proc/net/netfilter/nfnetlink_queue knows of them.
 
 Clock: read once per ``process``, here and nowhere below. This module knows nothing of rules, logs or files; whoever
-wants to see the packets sets ``record`` or ``log``. It holds the daemon's only ``except Exception``.
+wants to see the packets sets ``record``, ``telling`` (those that say something about their connection) or ``log``. It
+holds the daemon's only ``except Exception``.
 """
 
 import errno
@@ -34,9 +35,10 @@ from typing import Final
 from mypy_extensions import i64
 
 from ctfw.engine import Engine, Judgement
-from ctfw.packet import OUTPUT, POSTROUTING
+from ctfw.packet import OUTPUT, POSTROUTING, TCP
 from ctfw.ruleset.verdict import ACCEPT, DROP
 
+FIRST: Final = 2  # packets of each direction of a connection that tell something about it
 BATCH: Final = 32  # verdicts per send; beyond that a send is a few percent of what its packets cost
 MAX_NAMES: Final = 4096
 
@@ -157,6 +159,7 @@ class Queue:
         self.engine: Engine = engine
         self.error_verdict: i64 = error_verdict
         self.record: Record | None = None
+        self.telling: Record | None = None
         self.log: Log | None = None
         self.last_error: Exception | None = None  # for whoever logs it; set back by them
 
@@ -297,6 +300,9 @@ class Queue:
                 if self.record is not None:
                     word = PARTIAL if partial else VERIFIED if trusted else UNVERIFIED
                     self.record(payload, message.length, now, message.hook, indev, outdev, message.mark, word)
+                if self.telling is not None and is_telling(judgement, payload):
+                    word = PARTIAL if partial else VERIFIED if trusted else UNVERIFIED
+                    self.telling(payload, message.length, now, message.hook, indev, outdev, message.mark, word)
                 if self.log is not None and (judgement.log or judgement.logs):
                     self.log(judgement, indev, outdev, message.mark, now)
             except Exception as error:
@@ -364,6 +370,17 @@ class Queue:
             if len(self._names) < MAX_NAMES:
                 self._names[index] = name
         return name
+
+
+def is_telling(judgement: Judgement, data: bytes) -> bool:
+    """True for what begins or ends a connection, is dropped, has none, or has one that a helper reads."""
+    conn = judgement.conn
+    if conn is None or judgement.verdict == DROP or conn.helper != 0:
+        return True
+    if conn.original_packets <= FIRST and conn.reply_packets <= FIRST:
+        return True
+    packet = judgement.packet
+    return packet.proto == TCP and packet.l4 + 13 < len(data) and data[packet.l4 + 13] & 7 != 0
 
 
 def _host16(data: bytes, at: i64) -> i64:

@@ -219,11 +219,15 @@ class Edges:
         self.types = sorted(types | {0, 3, 8, 11, 128, 129, 133, 135, 1, 2})
         self.live: list[bytes] = []  # packets that were let through
         self.lines = [line for line in text.split("\n") if line.startswith("-A")]
+        self._counted = [rng.choice(self.addresses) for _ in range(4)]
 
     def packet(self) -> bytes:
         rng = self.rng
         if self.live and rng.random() < 0.3:
             return self._about(rng.choice(self.live[-rng.choice((1, 2, 30)) :]))
+        if rng.random() < 0.1:  # the same few addresses, for what counts
+            src, dst = rng.sample(self._counted, 2)
+            return self._header(packets.ip(src, dst, 50, bytes(100)), 0, 64)
         if rng.random() < 0.5:
             return self._meant()
         return self._packet(self._address(), self._address())

@@ -375,7 +375,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "no filter table" in capsys.readouterr().err
 
 
-RELAXED = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+RELAXED = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 _CHAINS = st.sampled_from(["INPUT", "FORWARD", "OUTPUT", "a", "b", "c", "~d", "input", "not_a", "1"])
 _WORDS = """10.0.0.0/8 ::/0 fe80::1 1.2.3.4-1.2.3.9 22 1:2 :5 7: 0x1/0x3 0x40000000 tcp udp icmp ipv6-icmp all 255 any
     lo eth0 eth+ + NEW,INVALID DNAT SYN,ACK ALL NONE srcip 5/sec 1/hour src src,dst MULTICAST LOCAL BROADCAST ORIGINAL

@@ -24,6 +24,7 @@ from scapy.packet import Raw
 from ctfw import config
 from ctfw.cli import main
 from ctfw.cli import replay as command
+from ctfw.cli.changes import rfc3339
 from ctfw.nfqueue import PARTIAL, UNVERIFIED, VERIFIED
 from ctfw.packet import FORWARD, INPUT, OUTPUT
 from ctfw.service.record import Annotation, Recorder
@@ -467,7 +468,9 @@ def test_progress_is_shown_on_a_terminal_that_the_lines_do_not_go_to(
         with open(terminal, "w", closefd=False) as stderr:
             monkeypatch.setattr("sys.stderr", stderr)
             assert files.replay(path)[0] == 0
-        shown = os.read(controller, 4096).decode()
+        shown = ""
+        while "2 frames" not in shown or not shown.endswith("\r\x1b[K"):  # a terminal hands over piece by piece
+            shown += os.read(controller, 4096).decode()
         assert "replay: 100 % 2 frames" in shown
         assert shown.endswith("\r\x1b[K")
         # Lines and progress on one terminal would tear each other up.
@@ -492,4 +495,4 @@ def test_progress_is_shown_on_a_terminal_that_the_lines_do_not_go_to(
     ],
 )
 def test_times_are_rfc3339_to_the_nanosecond(nanoseconds: int, text: str) -> None:
-    assert command.rfc3339(nanoseconds) == text
+    assert rfc3339(nanoseconds) == text
