@@ -8,7 +8,12 @@ The way of a file, one module a step::
     values      one scalar -> address, port, duration ...    (names: the words for numbers)
     sets        lists, negation, $names -> compiled sets
     rules       one entry -> one Rule; what can only be said about a whole rule
+    invariants  `never:` is held against all packets there can be
+    lint        warnings about what the rules mean together; `missing`: about what they leave out
     problems    findings with places, and how they are printed
+
+``space`` is the arithmetic of the last but one, ``conditions`` what it has no coordinates for; ``json_schema`` is the
+table of ``schema`` for editors, ``foreign`` has the words of other firewalls.
 
 Nothing here runs while packets are judged: the daemon loads a file and swaps in the result.
 """

@@ -61,7 +61,10 @@ class _Lint:
             self._list(tracking, Space(self.ruleset, tracking=True, budget=BUDGET))
         if self.undecided or not self.space.is_whole:
             message = "the rules are too entangled to tell for each whether it is ever reached"
-            self.report.warning(None, message, f"{self.undecided} of {len(self.fields)} were left out")
+            hint = f"{self.undecided} of {len(self.fields)} rules were left out"
+            if not self.space.is_whole:
+                hint = "long chains are jumped to from many places; jump from fewer, by sets"
+            self.report.warning(None, message, hint)
         for rule in self.ruleset.every:
             self._check_broad(rule)
         report_missing(self.ruleset, self.space, self.questions, self.dead, self.report, self.file, self.fields)

@@ -202,7 +202,7 @@ SET = Section(
     "set",
     Key("members", Kind.MEMBERS, "one value or a list of values"),
     Key("file", Kind.PATHS, "members from a file, one a line; # begins a comment"),
-    Key("dynamic", Kind.SWITCH, "on: rules and 'ctfw set' add and remove addresses while ctfw runs"),
+    Key("dynamic", Kind.SWITCH, "on: rules add addresses while ctfw runs, and their time takes them away"),
     Key("ttl", Kind.DURATION, "how long an added address stays; for ever unless given", low=1, high=MAX_TIMEOUT),
     Key("max", Kind.NUMBER, "added addresses at most; 65536 unless given", low=1, high=1_000_000),
 )

@@ -243,15 +243,15 @@ class ConnTrack:
         conn = self.table.find(packet.key, now)
         if conn is None:
             return self._create(packet, now)
-        if conn.key == packet.key:
+        if conn.reply_key == packet.key:  # asked first: who talks to himself from one port to the same answers himself
+            packet.direction = REPLY
+            packet.state = ESTABLISHED
+        else:
             packet.direction = ORIGINAL
             if conn.status & SEEN_REPLY:
                 packet.state = ESTABLISHED
             else:
                 packet.state = RELATED if conn.status & EXPECTED else NEW
-        else:
-            packet.direction = REPLY
-            packet.state = ESTABLISHED
         return conn
 
     def _create(self, packet: Packet, now: i64) -> Conn | None:
@@ -348,5 +348,5 @@ class ConnTrack:
         if key[1 + size : 1 + 2 * size] != packet.dst:
             return self._invalid(packet, reason.ICMP_ERROR_ADDRESS)
         packet.state = RELATED
-        packet.direction = ORIGINAL if conn.key == key else REPLY
+        packet.direction = REPLY if conn.reply_key == key else ORIGINAL
         return conn

@@ -75,6 +75,9 @@ def hold(
     for turn in range(max(len(steps) for steps in group)):
         if pause:
             time.sleep(max(0.0, began + turn * pause - time.monotonic()))
+            # Reading frees what has expired in the pause: else it is chance how long a dead master has expectations.
+            gateway.table()
+            engine.table(time.monotonic())
         spoke = [number for number, talk in enumerate(talks) if turn < len(talk.steps) and not talk.difference]
         for number in spoke:
             _step(gateway, engine, talks[number], talks[number].steps[turn], counts)

@@ -32,7 +32,9 @@ _TIMEOUTS: Final = (
     "tcp_timeout_syn_sent", "tcp_timeout_syn_recv", "tcp_timeout_established", "tcp_timeout_fin_wait",
     "tcp_timeout_close_wait", "tcp_timeout_last_ack", "tcp_timeout_time_wait", "tcp_timeout_close",
     "tcp_timeout_max_retrans", "tcp_timeout_unacknowledged", "udp_timeout", "udp_timeout_stream", "icmp_timeout",
-    "icmpv6_timeout", "generic_timeout", "gre_timeout", "gre_timeout_stream",
+    "icmpv6_timeout", "generic_timeout", "gre_timeout", "gre_timeout_stream", "sctp_timeout_closed",
+    "sctp_timeout_cookie_wait", "sctp_timeout_cookie_echoed", "sctp_timeout_established", "sctp_timeout_shutdown_sent",
+    "sctp_timeout_shutdown_recd", "sctp_timeout_shutdown_ack_sent", "sctp_timeout_heartbeat_sent",
 )  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def expiring(name: str, size: int = EXPIRING) -> tuple[Knobs, list[Conversation]
     rng = Random(name)
     ipv6 = name.split("/")[1] == "6"
     knobs = {knob: rng.choice((1, 1, 2, 2, 4)) for knob in _TIMEOUTS}
-    kinds = [kind for kind in conversations.KINDS if kind != "pptp"]
+    kinds = [kind for kind in conversations.KINDS]
     weights = [conversations.KINDS[kind][0] for kind in kinds]
     drawn = [(Random(f"{name}/{at}"), pair(at, ipv6), rng.choices(kinds, weights)[0]) for at in range(size)]
     return knobs, [conversations.random(*one)[:12] for one in drawn]

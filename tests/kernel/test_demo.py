@@ -90,8 +90,8 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
 def test_the_readme_queues_what_the_demo_queues_and_undoes_it() -> None:
     lines = (CHECKOUT / "README.md").read_text().splitlines()
     commands = [line.removeprefix("sudo ").split() for line in lines if line.startswith("sudo ip")]
-    adding = [command for command in commands if "-D" not in command]
-    removing = [command for command in commands if "-D" in command]
+    # "The same lines with `-D` in place of `-A` and `-I` undo them."
+    removing = [["-D" if word in ("-A", "-I") else word for word in command] for command in commands]
 
     def rules(net: Network) -> list[str]:
         saved = net.gateway.run("iptables-save") + net.gateway.run("ip6tables-save")
@@ -99,7 +99,7 @@ def test_the_readme_queues_what_the_demo_queues_and_undoes_it() -> None:
 
     with Network() as demo, Network() as own:
         demo.queue()
-        for command in adding:
+        for command in commands:
             own.gateway.run(*command)
         assert rules(own) == rules(demo) != []
         for command in removing:

@@ -7,7 +7,7 @@ indexes, masks or compiled sets.
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -88,6 +88,7 @@ class Firewall:
         }
 
     def judge(self, asked: Asked) -> Answer:
+        asked = replace(asked)  # the walk changes its mark
         answer = Answer("", asked.mark)
         rule = self._walk(self.document["rules"], asked, answer)
         answer.rule = rule["name"] if rule is not None else f"policy {asked.chain}"
