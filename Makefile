@@ -37,7 +37,7 @@ export PYTHONSAFEPATH = 1
 export PYTHONDONTWRITEBYTECODE = 1
 export PATH := $(PATH):/usr/sbin:/sbin:$(CURDIR)/.venv/servers/usr/sbin:$(CURDIR)/.venv/servers/usr/bin
 
-.PHONY: help venv demo test test-compiled test-interpreted lint types format docs mutation bench-quick clean packages
+.PHONY: help venv demo test test-compiled test-interpreted lint types format docs mutation bench bench-quick clean packages
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##  */\1\t/p' Makefile | expand -t 20
@@ -76,7 +76,7 @@ mutation: $(BUILT)  ## spoil the engine line by line: does a test notice each ti
 	@echo "ctfw: fetching FTP, IRC, TFTP and SIP programs for the tests into $@ (not installing them)"
 	@sh tests/lab/servers.sh $@ && chown -R $(OWNER) $@
 
-bench-quick: $(BUILT)  ## what the engine alone costs, and what rules cost
+bench bench-quick: $(BUILT)  ## what the engine alone costs, and what rules cost
 	@.venv/bin/python bench/engine.py && .venv/bin/python bench/rules.py
 
 clean:  ## remove whatever make made here

@@ -41,13 +41,15 @@ from ctfw.engine import Engine, Judgement
 from ctfw.nfqueue import Queue
 from ctfw.reason import TABLE_FULL
 from ctfw.ruleset.limit import Limit
+from ctfw.ruleset.ruleset import EXISTING_NAMES
 from ctfw.ruleset.verdict import ACCEPT, DROP
-from ctfw.service.control import FAILED, Control, Method, Refused
+from ctfw.service.control import FAILED, INVALID_PARAMS, Control, Method, Refused
 from ctfw.service.flight import Flight
 from ctfw.service.heat import Heat
 from ctfw.service.hook.present import is_answering
 from ctfw.service.journal import ERROR, INFO, NOTICE, TABLE_FULL_TEXT, WARNING, Journal, packet_fields, packet_text
 from ctfw.service.kernel_queue import KernelQueue, QueueError
+from ctfw.service.members_file import read_members, write_members
 from ctfw.service.methods import Methods
 from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
@@ -58,6 +60,8 @@ SECOND: Final = 1_000_000_000
 TICK: Final = SECOND // 10
 BUDGET: Final = 256  # packets in a row before anything else has its turn: a millisecond or two
 STATUS_INTERVAL: Final = 5 * SECOND
+SAVE_INTERVAL: Final = 60 * SECOND
+SAVE_SHARE: Final = 10_000  # a save rests this many times as long as it took: a ten-thousandth of the time
 PATIENCE: Final = SECOND  # how long the end may take for packets that wait
 YOUNG: Final = 5_000  # objects after which a young collection is due; it then takes well below a millisecond
 MAX_PROBLEMS: Final = 100  # of a rule file, in one answer
@@ -65,7 +69,10 @@ MAX_PROBLEMS: Final = 100  # of a rule file, in one answer
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. ``queue`` and ``copy_range``: None and 0 leave it to the rules and the interfaces."""
+    """What the command line says. ``queue`` and ``copy_range``: None and 0 leave it to the rules and the interfaces.
+
+    ``state`` is the directory for what outlives the daemon, "" for none.
+    """
 
     rules: str
     socket: str
@@ -74,6 +81,7 @@ class Options:
     log: str = "auto"
     copy_range: int = 0
     gso: bool = True
+    state: str = ""
 
 
 class Daemon:
@@ -122,6 +130,7 @@ class Daemon:
         self._error_limit = Limit(10 * SECOND, 5)
         self._full_limit = Limit(5 * SECOND, 1)
         self._full_seen = 0
+        self._next_save = self._started
         self._fed = self._started
         self._answered_when_fed = -1
         self._status_at = (self._started, 0)
@@ -140,6 +149,11 @@ class Daemon:
         self.queue.log = self._log_packet
         self._observe()
         self._look_around()
+        if self._options.state:
+            now, unix = time.monotonic_ns(), time.time_ns()
+            for complaint in read_members(self._options.state, self.engine.ruleset, now, unix):
+                self._journal.log(complaint, WARNING)
+            self._next_save = now + SAVE_INTERVAL
         self._selector.register(self._kernel.sock, selectors.EVENT_READ, self._packets)
         self._take_signals()
         for note in self._kernel.notes:
@@ -212,9 +226,22 @@ class Daemon:
             self._look_around()
             if self._recorder is not None:
                 self._recorder.flush()
+        if self._options.state and now >= self._next_save:
+            self._save_members()
         if now - self._status_at[0] >= STATUS_INTERVAL:
             self._notifier.status(self._facts(now))
             self._status_at = (now, self.queue.received)
+
+    def _save_members(self) -> None:
+        """Writes the dynamic sets; the more they hold, the less often, for packets wait meanwhile."""
+        begun = time.monotonic_ns()
+        if self.engine.ruleset.sets:
+            try:
+                write_members(self._options.state, self.engine.ruleset, begun, time.time_ns())
+            except OSError as error:
+                self._journal.log(f"sets not saved: {error.filename or self._options.state}: {error.strerror}", WARNING)
+        ended = time.monotonic_ns()
+        self._next_save = ended + SAVE_INTERVAL + (ended - begun) * SAVE_SHARE
 
     def _look_around(self) -> None:
         """What others may have changed since: interfaces, their networks, and the hook's answer to what is rejected."""
@@ -241,6 +268,8 @@ class Daemon:
             self._packets()
         self._control.close()
         self._kernel.close()
+        if self._options.state:
+            self._save_members()
         if self._recorder is not None:
             self._recorder.close()
         queue = self.queue
@@ -275,11 +304,14 @@ class Daemon:
             elif number == signal.SIGHUP:
                 self.reload()
 
-    def reload(self) -> list[config.Problem]:
-        """Swap in the rules as the file has them now; the problems. With an error among them nothing has changed."""
+    def reload(self, existing: int = -1) -> list[config.Problem]:
+        """Swap in the rules as the file has them now; the problems. With an error among them nothing has changed.
+
+        ``existing`` says what becomes of open connections this time (KEEP, RECHECK, KILL); -1: what the file says.
+        """
         begun = time.monotonic_ns()
         self._notifier.reloading(begun)
-        problems = self._swap()
+        problems = self._swap(existing)
         failed = any(problem.severity == "error" for problem in problems)
         self._reloads["failed" if failed else "done"] += 1
         for problem in problems[:MAX_PROBLEMS]:
@@ -293,7 +325,7 @@ class Daemon:
         self._notifier.ready(("rules as before, the new file has errors; " if failed else "") + self._facts())
         return problems
 
-    def _swap(self) -> list[config.Problem]:
+    def _swap(self, existing: int) -> list[config.Problem]:
         path = self._options.rules
         try:
             new = rule_tests.load(path)
@@ -304,6 +336,8 @@ class Daemon:
         fail_open = new.failure["queue_full"] == "accept"
         if fail_open != self._kernel.fail_open:
             self._kernel.set_flags(gso=self._options.gso, fail_open=fail_open)
+        if existing >= 0:
+            new.ruleset.existing = existing
         new.ruleset.succeed(self.engine.ruleset, time.monotonic_ns())
         self._tracker.reconfigure(new.settings)
         self.engine.ruleset = new.ruleset
@@ -320,8 +354,11 @@ class Daemon:
         text = f"queue {new.queue}: needs a restart, still on queue {self._number}"
         return [*new.warnings, config.Problem(path, 0, 0, "warning", text)]
 
-    def _reload_for_client(self) -> dict[str, Any]:
-        problems = self.reload()
+    def _reload_for_client(self, params: dict[str, Any]) -> dict[str, Any]:
+        word = params.get("existing")
+        if word is not None and word not in EXISTING_NAMES:
+            raise Refused(INVALID_PARAMS, f"existing is one of {', '.join(EXISTING_NAMES)}")
+        problems = self.reload(-1 if word is None else EXISTING_NAMES.index(word))
         texts = [config.render(problem) for problem in problems[:MAX_PROBLEMS]]
         if any(problem.severity == "error" for problem in problems):
             raise Refused(FAILED, "the rules have errors; the old ones stay in force", texts)

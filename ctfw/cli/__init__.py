@@ -16,7 +16,21 @@ from collections.abc import Sequence
 from typing import Final
 
 from ctfw import __version__, engine
-from ctfw.cli import daemon, doctor, explain, flight, hook, import_, inspect, replay, rules, rules_live, schema, test
+from ctfw.cli import (
+    daemon,
+    doctor,
+    explain,
+    flight,
+    hook,
+    import_,
+    inspect,
+    replay,
+    rules,
+    rules_live,
+    schema,
+    set,
+    test,
+)
 from ctfw.service.client import ClientError, NotPermitted, NotRunning
 
 FAILED: Final = 1
@@ -49,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ctfw", description="A stateful firewall in user space, on NFQUEUE.")
     parser.add_argument("--version", action="version", version=version())
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for family in (daemon, rules, test, explain, inspect, rules_live, replay, flight, hook, doctor, schema, import_):
+    for family in (
+        daemon, rules, test, explain, inspect, rules_live, set, replay, flight, hook, doctor, schema, import_,
+    ):  # fmt: skip
         family.add(subparsers)
     return parser
 

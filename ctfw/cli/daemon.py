@@ -14,6 +14,7 @@ from typing import Final
 from ctfw import config
 from ctfw.cli import forecast
 from ctfw.daemon import Daemon, Options
+from ctfw.ruleset.ruleset import EXISTING_NAMES
 from ctfw.service.client import Client, ClientError, NotPermitted, NotRunning, socket_path
 from ctfw.service.control import ControlError
 from ctfw.service.journal import SINKS
@@ -43,6 +44,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         default=0,
         help="how much of each packet to look at (default: the largest MTU, at least 1600)",
     )
+    parser.add_argument(
+        "--state",
+        metavar="DIRECTORY",
+        default=os.environ.get("STATE_DIRECTORY", ""),
+        help="where the members of dynamic sets are kept over a restart (default: STATE_DIRECTORY, else nowhere)",
+    )
     parser.add_argument("--no-gso", action="store_true", help="have the kernel cut big packets before they come")
     _add_socket(parser)
     parser.set_defaults(handler=run)
@@ -54,6 +61,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "they are printed and the old rules stay in force. With --dry-run nothing is changed: prints which connections "
         "of the last minutes (section `recorder` of the rule file) the new rules would have judged otherwise, and "
         "which living ones they would cut. Exit status 0 when nothing would change, 1 when something would.",
+    )
+    parser.add_argument(
+        "--existing",
+        choices=EXISTING_NAMES,
+        help="what becomes of open connections this time: keep them, judge each again at its next packet, or forget "
+        "them (default: the rule file's `existing`, else keep)",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would change; exit 1 if anything would")
     parser.add_argument("--rules", metavar="FILE", help="of --dry-run: another rule file than the daemon's own")
@@ -74,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         log=arguments.log,
         copy_range=arguments.copy_range,
         gso=not arguments.no_gso,
+        state=arguments.state,
     )
     try:
         daemon = Daemon(options)
@@ -103,7 +117,7 @@ def reload(arguments: argparse.Namespace) -> int:
         return 2
     with Client(socket_path(arguments.socket)) as client:
         try:
-            answer = client.call("reload")
+            answer = client.call("reload", **({"existing": arguments.existing} if arguments.existing else {}))
         except (NotRunning, NotPermitted):
             raise
         except ClientError as error:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
@@ -174,5 +173,7 @@ def _journal_writer() -> Write | None:
 
 
 def _to_stderr(text: str, priority: int, fields: Mapping[str, str]) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    # Not by sys.stderr: whoever stands in its write holds its lock, and the interpreter waits for that at its end.
+    line = f"{text}\n".encode("utf-8", "backslashreplace")
+    while line:
+        line = line[os.write(2, line) :]

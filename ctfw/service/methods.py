@@ -33,6 +33,7 @@ from ctfw.service.control import FAILED, INVALID_PARAMS, Method, Refused, Sessio
 from ctfw.service.flight import Flight
 from ctfw.service.heat import Heat
 from ctfw.service.kernel_queue import KernelQueue
+from ctfw.service.members import MOST_TTL, MemberError, add, remove
 from ctfw.service.routes import Routes
 from ctfw.service.selection import Selection
 
@@ -53,7 +54,7 @@ class Methods:
         queue: Queue,
         kernel: KernelQueue,
         status: Callable[[], dict[str, Any]],
-        reload: Callable[[], dict[str, Any]],
+        reload: Callable[[dict[str, Any]], dict[str, Any]],
         flight: Flight,
         heat: Heat,
     ) -> None:
@@ -77,9 +78,29 @@ class Methods:
             "flight": self.flight,
             "live": self.live,
             "members": self.members,
+            "set_add": self.add_member,
+            "set_del": self.remove_member,
             "status": lambda params, session: self._status(),
-            "reload": lambda params, session: self._reload(),
+            "reload": lambda params, session: self._reload(params),
         }
+
+    def add_member(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
+        """Adds ``member`` to the dynamic ``set`` for ``ttl`` seconds (0 or none: as the set says)."""
+        ttl = params.get("ttl", 0)
+        if not isinstance(ttl, int) or not 0 <= ttl <= MOST_TTL // SECOND:
+            raise Refused(INVALID_PARAMS, "ttl is a number of seconds")
+        try:
+            add(self._engine.ruleset, *_member(params), ttl * SECOND, time.monotonic_ns())
+        except MemberError as error:
+            raise Refused(FAILED, str(error)) from error
+        return {}
+
+    def remove_member(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
+        """Takes ``member`` out of the dynamic ``set``; ``removed`` says whether it was one."""
+        try:
+            return {"removed": remove(self._engine.ruleset, *_member(params), time.monotonic_ns())}
+        except MemberError as error:
+            raise Refused(FAILED, str(error)) from error
 
     def list_connections(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The connections: ``form`` is proc, conntrack (lines) or dict, ``only`` the words of a Selection."""
@@ -222,6 +243,10 @@ class Methods:
                 "generation": self._heat.since(rule),
                 "heat": self._heat.of(rule, now),
             }
+
+
+def _member(params: dict[str, Any]) -> tuple[str, str]:
+    return str(params.get("set", "")), str(params.get("member", ""))
 
 
 def _page(params: dict[str, Any], session: Session, begin: Callable[[], Iterator[list[Any]]]) -> dict[str, Any]:

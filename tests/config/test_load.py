@@ -269,7 +269,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert message(tmp_path / "fifo") == "not a regular file"
     assert message(tmp_path / "empty.yaml") == "the file is empty"
     assert message(tmp_path / "huge.yaml") == "the file has more than 16 MiB"
-    assert message(tmp_path / "nul\0name") == "cannot be read: embedded null byte"
+    assert "embedded null" in message(tmp_path / "nul\0name")
     assert message(Path("/dev/zero")) == "not a regular file"
 
 

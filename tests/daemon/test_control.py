@@ -271,7 +271,8 @@ def test_somebody_else_is_turned_away(server: Server, tmp_path: Path) -> None:
     code = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({server.path!r}); print(s.recv(999).decode())"
     options: dict[str, Any] = {"user": 65534, "group": 65534, "stdout": subprocess.PIPE}
     for groups, expected in (([], '"code":-32001'), ([os.getegid()], '"hello"')):
-        with subprocess.Popen([sys.executable, "-S", "-c", code], extra_groups=groups, **options) as other:
+        python = os.path.realpath(sys.executable)  # not the virtual environment's: its folder may be closed to others
+        with subprocess.Popen([python, "-S", "-c", code], extra_groups=groups, **options) as other:
             while other.poll() is None:
                 server.turn(0.01)
             assert other.stdout is not None
