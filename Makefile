@@ -70,7 +70,7 @@ docs: $(BUILT)  ## write the generated parts of docs/ anew
 	@.venv/bin/python docs/diagrams.py
 
 mutation: $(BUILT)  ## spoil the engine line by line: does a test notice each time?
-	@$(AS_ROOT) .venv/bin/python tests/mutation/check.py
+	@PYTHONPATH=tests $(AS_ROOT) .venv/bin/python -m mutation.check
 
 .venv/servers: | $(DEPS)
 	@echo "ctfw: fetching FTP, IRC, TFTP and SIP programs for the tests into $@ (not installing them)"

@@ -158,6 +158,7 @@ def start_vsftpd(lab: Lab, address: str) -> None:
         "listen_address6" if ipv6 else "listen_address": address,
         "anonymous_enable": "YES",
         "no_anon_password": "YES",
+        "ftp_username": "nobody",  # its own user is made only where the package is installed
         "anon_root": files,
         "secure_chroot_dir": files,
         "run_as_launching_user": "YES",
