@@ -22,6 +22,7 @@ no cycles and live long, and a young collection now and then frees the rest; non
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -245,11 +246,13 @@ class Daemon:
 
     def _look_around(self) -> None:
         """What others may have changed since: interfaces, their networks, and the hook's answer to what is rejected."""
-        self.queue.refresh_names()
+        with contextlib.suppress(OSError):  # no memory to ask: as it was, until the next time
+            self.queue.refresh_names()
         self.queue.rejects = is_answering(int(self.engine.ruleset.reject_bit))
         settings = self._tracker.settings
         if any(helper in (NETBIOS_NS, SNMP) for helper in settings.helpers.values()):
-            settings.set_networks(broadcast_networks())
+            with contextlib.suppress(OSError):
+                settings.set_networks(broadcast_networks())
 
     def _feed(self, now: int) -> None:
         watchdog = self._notifier.watchdog_ns

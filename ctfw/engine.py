@@ -15,7 +15,7 @@ from ctfw import reason
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.state import CONFIRMED, ESTABLISHED, NEW, STATE_NAMES, UNTRACKED
 from ctfw.conntrack.tracker import ConnTrack
-from ctfw.fragments import Datagram, Fragments, payload_size
+from ctfw.fragments import Datagram, Fragments, payload_size, place
 from ctfw.packet import HOOK_NAMES, NO_DIRECTION, OUTPUT, REPLY, TCP, Packet, decode
 from ctfw.ruleset.marks import rejecting
 from ctfw.ruleset.opening import opening, opening_hook
@@ -113,7 +113,7 @@ class Engine:
         verdict: i64 = DROP
         rule: Rule | None = None
         if packet.fragment != 0 and packet.reason == reason.FRAGMENT:
-            first = self._fragments.follow(packet, now)
+            first = self._fragments.follow(packet, place(hook, indev), now, ruleset.floor)
             if first is not None:
                 left = first.mark if first.mark >= 0 else clean
                 judgement.mark = left if left != mark else -1
@@ -164,7 +164,8 @@ class Engine:
                 clean = rejecting(clean, ruleset.reject_bit, judgement.reject)
         judgement.mark = clean if clean != mark else -1
         if packet.more and packet.fragment == 0:
-            self._fragments.begin(packet, verdict, rule, conn, now, -1 if judgement.reject != 0 else judgement.mark)
+            left = -1 if judgement.reject != 0 else judgement.mark
+            self._begin(packet, hook, indev, verdict, rule, conn, left, now)
         return self._finish(packet, verdict, rule, conn, hook, now)
 
     def _track_as_asked(
@@ -200,6 +201,24 @@ class Engine:
         self.tracker.remove(conn, now)
         return rule
 
+    def _begin(
+        self,
+        packet: Packet,
+        hook: i64,
+        indev: str,
+        verdict: i64,
+        rule: Rule | None,
+        conn: Conn | None,
+        mark: i64,
+        now: i64,
+    ) -> None:
+        """The first fragment of a datagram was judged. An ICMP error's is not a packet of the connection it quotes."""
+        own = conn if conn is not None and packet.key in (conn.key, conn.reply_key) else None
+        end = self.tracker.counted_end(own, packet) if own is not None and verdict == ACCEPT else -1
+        generation = self.ruleset.generation
+        datagram = Datagram(verdict, packet.state, packet.direction, rule, own, now, mark, generation, end)
+        self._fragments.begin(packet, place(hook, indev), datagram, now)
+
     def _follow(self, first: Datagram, packet: Packet, hook: i64, now: i64) -> Judgement:
         """A later fragment: what its datagram's first one got."""
         packet.state = first.state
@@ -207,7 +226,7 @@ class Engine:
         packet.reason = 0
         conn = first.conn
         if conn is not None and first.verdict == ACCEPT:
-            self.tracker.extend(conn, packet, payload_size(packet))
+            first.end = self.tracker.extend(conn, packet, first.end, payload_size(packet))
         return self._finish(packet, first.verdict, first.rule, conn, hook, now)
 
     def _finish(

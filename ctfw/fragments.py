@@ -4,7 +4,9 @@ A gateway's kernel joins fragments before any queue when connection tracking or 
 (docs: deviations). This file is for the others: only the first fragment shows ports, so the verdict on it is remembered
 for the rest. A later fragment that comes without or before its first is INVALID: it is never let through unjudged, and
 the sender sends again. So is one that overlaps what was seen or lies beyond the datagram's end (RFC 5722, RFC 1858),
-and with it all that follow of its datagram: an overlap is how one shows the firewall another packet than the host.
+and with it all that follow of its datagram: an overlap is how one shows the firewall another packet than the host. What
+comes by another interface, or in another chain, is not of the datagram; nor is what comes after a reload that forgets
+or judges anew what older rules accepted.
 
 Not joined to a whole, because a packet that waits in the queue for its rest would wait at the sender's mercy. What that
 costs: the checksum of a fragmented packet is not verified, and a helper reads its first fragment only.
@@ -19,7 +21,7 @@ from mypy_extensions import i64
 
 from ctfw import reason
 from ctfw.conntrack.conn import Conn
-from ctfw.packet import AF_INET, Packet
+from ctfw.packet import AF_INET, BYTE, Packet
 from ctfw.ruleset.rule import Rule
 
 MOST: Final = 1024
@@ -41,6 +43,8 @@ class Datagram:
         conn: Conn | None,
         expires: i64,
         mark: i64 = -1,
+        generation: i64 = 0,
+        end: i64 = -1,
     ) -> None:
         self.verdict: i64 = verdict
         self.state: i64 = state
@@ -49,6 +53,8 @@ class Datagram:
         self.conn = conn
         self.expires: i64 = expires
         self.mark: i64 = mark  # that the first one left with, -1: the one it came with
+        self.generation: i64 = generation  # of the rules that judged it
+        self.end: i64 = end  # where its TCP segment ends so far, -1: nothing of the window hangs on it
         self.size: i64 = -1  # known with the last fragment
         self.is_broken: bool = False
         self.firsts: list[int] = []  # sorted, with gaps between them
@@ -87,31 +93,34 @@ class Fragments:
     def __len__(self) -> int:
         return len(self._datagrams)
 
-    def begin(
-        self, packet: Packet, verdict: i64, rule: Rule | None, conn: Conn | None, now: i64, mark: i64 = -1
-    ) -> None:
-        """Remembers what the first fragment of a datagram was judged to be."""
-        name = _name(packet)
+    def begin(self, packet: Packet, where: bytes, datagram: Datagram, now: i64) -> None:
+        """Remembers what the first fragment of a datagram was judged to be.
+
+        ``where`` names hook and interface: what comes in elsewhere does not belong to it. The time to live and the
+        bytes seen are set here.
+        """
+        name = _name(packet) + where
         known = self._datagrams.get(name)
         if known is not None and known.expires > now:
             # A second first fragment overlaps the first one; nobody honest sends it with other content.
             known.is_broken = True
             return
         if len(self._datagrams) >= MOST:
-            self._sweep(now)
-            if len(self._datagrams) >= MOST:
-                del self._datagrams[next(iter(self._datagrams))]
+            del self._datagrams[next(iter(self._datagrams))]
         lifetime: i64 = _IPV4_LIFETIME if packet.family == AF_INET else _IPV6_LIFETIME
-        datagram = Datagram(verdict, packet.state, packet.direction, rule, conn, now + lifetime, mark)
+        datagram.expires = now + lifetime
         datagram.cover(0, payload_size(packet))
         self._datagrams.pop(name, None)  # so that it goes to the end: the oldest gives way first
         self._datagrams[name] = datagram
 
-    def follow(self, packet: Packet, now: i64) -> Datagram | None:
-        """The judged datagram that this later fragment belongs to; None, with the packet's reason set, when INVALID."""
-        name = _name(packet)
+    def follow(self, packet: Packet, where: bytes, now: i64, floor: i64) -> Datagram | None:
+        """The judged datagram that this later fragment belongs to; None, with the packet's reason set, when INVALID.
+
+        ``floor`` is the oldest generation of rules whose judgements still hold.
+        """
+        name = _name(packet) + where
         datagram = self._datagrams.get(name)
-        if datagram is None or datagram.expires <= now:
+        if datagram is None or datagram.expires <= now or datagram.generation < floor:
             packet.reason = reason.FRAGMENT
             return None
         last = packet.fragment + payload_size(packet)
@@ -131,10 +140,10 @@ class Fragments:
             del self._datagrams[name]
         return datagram
 
-    def _sweep(self, now: i64) -> None:
-        for name, datagram in list(self._datagrams.items()):
-            if datagram.expires <= now:
-                del self._datagrams[name]
+
+def place(hook: i64, indev: str) -> bytes:
+    """Where a fragment was met, as ``begin`` and ``follow`` want it."""
+    return BYTE[hook] + indev.encode("utf-8", "surrogateescape")
 
 
 def payload_size(packet: Packet) -> i64:

@@ -314,10 +314,24 @@ def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, s
     return 0
 
 
-def extend(tcp: TcpTrack, direction: i64, size: i64) -> None:
-    """The last segment of ``direction`` was longer by ``size`` bytes than its first IP fragment."""
+def counted_end(tcp: TcpTrack, packet: Packet) -> i64:
+    """Where the segment ends, when it is the last that its side has sent; -1 when it was only let through."""
+    sender = tcp.original if packet.direction == ORIGINAL else tcp.reply
+    end = _segment_end(packet, packet.data[packet.l4 + 13])
+    return end if sender.end == end else -1
+
+
+def extend(tcp: TcpTrack, direction: i64, end: i64, size: i64) -> i64:
+    """The segment that ended at ``end`` is longer by ``size`` bytes than its first IP fragment; its new end, or -1.
+
+    Only while its side has sent nothing behind it, and never beyond the window.
+    """
     sender = tcp.original if direction == ORIGINAL else tcp.reply
-    sender.end = (sender.end + size) & _MASK
+    longer = (end + size) & _MASK
+    if sender.end != end or seq_after(longer, sender.maxend):
+        return -1
+    sender.end = longer
+    return longer
 
 
 def _timeout(tcp: TcpTrack, new: i64, kind: i64, settings: Settings) -> i64:

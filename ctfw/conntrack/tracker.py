@@ -181,15 +181,19 @@ class ConnTrack:
         packet.reason = 0
         self.stats.invalid -= 1
 
-    def extend(self, conn: Conn, packet: Packet, size: i64) -> None:
-        """A later fragment brought ``size`` more bytes of a segment whose first one was tracked on ``conn``."""
+    def counted_end(self, conn: Conn, packet: Packet) -> i64:
+        """Where the TCP segment ends that ``packet`` is the first fragment of; -1 when there is nothing to extend."""
+        track = conn.tcp
+        return tcp.counted_end(track, packet) if track is not None and packet.proto == TCP else -1
+
+    def extend(self, conn: Conn, packet: Packet, end: i64, size: i64) -> i64:
+        """A later fragment brought ``size`` more bytes of a packet of ``conn``; ``end`` and answer as in ``tcp``."""
         if packet.direction == ORIGINAL:
             conn.original_bytes += size
         else:
             conn.reply_bytes += size
         track = conn.tcp
-        if track is not None:
-            tcp.extend(track, packet.direction, size)
+        return tcp.extend(track, packet.direction, end, size) if track is not None and end >= 0 else -1
 
     def sweep(self, now: i64) -> None:
         """One bounded step of freeing what has expired; to be called about ten times a second."""

@@ -1,8 +1,8 @@
 """Dynamic sets on disk, so that a ban outlives a restart: ``sets.json`` in the daemon's state directory.
 
 Written whole and renamed into place, so that a reader never sees half of it; what is stored are the remaining times and
-when that was. A file that is missing is no sets; one that is broken, foreign or too large is said in a line and left
-alone, and never stops the start.
+when that was. A file that is missing is no sets; one of which anything could not be used is said in lines and put aside
+as ``sets.json.unread``, for the next writing would end it, and never stops the start.
 """
 
 from __future__ import annotations
@@ -38,6 +38,15 @@ def write_members(directory: str, ruleset: Ruleset, now: int, unix: int) -> None
 def read_members(directory: str, ruleset: Ruleset, now: int, unix: int) -> list[str]:
     """Adds what was written, less the time that has passed; returns what could not be used, in words."""
     path = os.path.join(directory, NAME)
+    complaints = _read(path, ruleset, now, unix)
+    if complaints:
+        with contextlib.suppress(OSError):
+            os.replace(path, f"{path}.unread")
+            complaints.append(f"{path}.unread: kept there")
+    return complaints
+
+
+def _read(path: str, ruleset: Ruleset, now: int, unix: int) -> list[str]:
     try:
         with open(path, "rb") as file:
             text = file.read(MOST_BYTES + 1)

@@ -7,6 +7,7 @@ of netdevice(7), which need no rights and take a microsecond each.
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
 from typing import Final
@@ -35,5 +36,5 @@ def broadcast_networks() -> list[tuple[bytes, bytes, int]]:
 
 def _ask(asker: socket.socket, name: str, what: int) -> bytes:
     """One address of the interface, from the struct ifreq that the kernel fills in."""
-    answer = fcntl.ioctl(asker, what, struct.pack("16sH22x", name.encode(), socket.AF_INET))
+    answer = fcntl.ioctl(asker, what, struct.pack("16sH22x", os.fsencode(name), socket.AF_INET))
     return answer[20:24]

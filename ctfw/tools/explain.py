@@ -23,7 +23,7 @@ from ctfw.conntrack.settings import HELPER_NAMES
 from ctfw.conntrack.state import CONFIRMED, DYING, ESTABLISHED, NEW, UNTRACKED, state_name
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine
-from ctfw.fragments import Fragments, payload_size
+from ctfw.fragments import Fragments, payload_size, place
 from ctfw.packet import DIRECTION_NAMES, HOOK_NAMES, REPLY, TCP, Packet, decode
 from ctfw.packet_text import address_text, describe, proto_name
 from ctfw.ruleset.opening import opening, opening_hook
@@ -216,7 +216,7 @@ def _explain_fragment(engine: Engine, asked: Situation, packet: Packet, now: int
     """A later fragment is not tracked: it gets what its datagram's first one got."""
     fragments = Fragments()
     fragments._datagrams = {name: clone_datagram(one) for name, one in engine._fragments._datagrams.items()}
-    first = fragments.follow(packet, now)
+    first = fragments.follow(packet, place(asked.hook, asked.indev), now, engine.ruleset.floor)
     if first is not None:
         packet.direction = first.direction
     yield {"step": "connection", **_connection(first.conn if first is not None else None, now)}
@@ -241,7 +241,7 @@ def _explain_fragment(engine: Engine, asked: Situation, packet: Packet, now: int
         told |= {"rule": first.rule.name, "origin": first.rule.origin}
     yield told
     if first.conn is not None and first.verdict == ACCEPT:
-        ConnTrack(engine.tracker.settings).extend(first.conn, packet, payload_size(packet))
+        ConnTrack(engine.tracker.settings).extend(first.conn, packet, first.end, payload_size(packet))
     yield {"step": "after", **_connection(first.conn, now), "expects": 0}
 
 

@@ -85,12 +85,14 @@ def test_the_file_gives_back_what_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"time": 1, "sets": 3}', b"\xff\xfe", b"[" * 100_000])
 def test_a_broken_file_is_said_and_stops_nothing(tmp_path: Path, text: bytes) -> None:
     (tmp_path / NAME).write_bytes(text)
-    (complaint,) = read_members(str(tmp_path), _ruleset().ruleset, 0, 0)
+    complaint, kept = read_members(str(tmp_path), _ruleset().ruleset, 0, 0)
     assert complaint.startswith(str(tmp_path / NAME))
+    assert kept == f"{tmp_path / NAME}.unread: kept there"
+    assert (tmp_path / f"{NAME}.unread").read_bytes() == text
 
 
 def test_a_missing_file_is_no_sets_and_one_of_other_sets_is_said(tmp_path: Path) -> None:
     assert read_members(str(tmp_path), _ruleset().ruleset, 0, 0) == []
     write_members(str(tmp_path), _ruleset("others").ruleset, 0, 0)
-    (complaint,) = read_members(str(tmp_path), _ruleset().ruleset, 0, 0)
+    complaint, _ = read_members(str(tmp_path), _ruleset().ruleset, 0, 0)
     assert "set others: is not a dynamic set now" in complaint

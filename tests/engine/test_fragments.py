@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from ctfw import fragments, reason
 from ctfw.conntrack.settings import Settings
-from ctfw.conntrack.state import ANY, INVALID, NEW
+from ctfw.conntrack.state import ANY, INVALID, NEW, RELATED
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine, Judgement
 from ctfw.fragments import Datagram
-from ctfw.packet import FORWARD
+from ctfw.packet import FORWARD, INPUT
 from ctfw.ruleset.rule import Rule
-from ctfw.ruleset.ruleset import Ruleset
+from ctfw.ruleset.ruleset import KEEP, KILL, Ruleset
 from ctfw.ruleset.sets import NumberSet
 from ctfw.ruleset.verdict import ACCEPT, DROP
 
@@ -156,6 +156,89 @@ def test_a_fragmented_tcp_segment_counts_whole_in_the_window() -> None:
     unchecked(ipv4(segment[1480:], 1480, False, proto=6))
     assert unchecked(answer(tcp(False, 0x10, 5000, 3980))).verdict == ACCEPT
     assert unchecked(answer(tcp(False, 0x10, 5000, 3981))).reason == reason.TCP_ACK_OVER
+
+
+def test_what_comes_by_another_interface_or_in_another_chain_is_not_of_the_datagram() -> None:
+    gateway = Gateway()
+    gateway.sees(ipv4(udp(DNS, 1472), 0, True))
+    later = ipv4(bytes(100), 1480, False)
+    for hook, indev in ((FORWARD, "evil0"), (INPUT, "lan0")):
+        judgement = gateway.engine.handle(later, len(later), hook, indev, "wan0", 0, True, gateway.now)
+        assert (judgement.verdict, judgement.reason) == (DROP, reason.FRAGMENT)
+    assert gateway.sees(later).verdict == ACCEPT, "and it has not broken the honest one"
+
+
+def test_a_reload_that_forgets_connections_forgets_their_fragments() -> None:
+    for existing, verdict in ((KEEP, ACCEPT), (KILL, DROP)):
+        gateway = Gateway()
+        gateway.sees(ipv4(udp(DNS, 1472), 0, True))
+        new = Ruleset([], {}, existing=existing)
+        new.succeed(gateway.engine.ruleset, gateway.now)
+        gateway.engine.ruleset = new
+        assert gateway.sees(ipv4(bytes(100), 1480, False)).verdict == verdict
+
+
+class Stream:
+    """An established TCP connection from the client to port 80; ``end`` is how far its client has sent."""
+
+    def __init__(self) -> None:
+        self.gateway = Gateway()
+        self.sees(self.client(0x02, 999, 0))
+        self.sees(self.server(0x12, 4999, 1000))
+        self.sees(self.client(0x10, 1000, 5000))
+
+    def client(self, flags: int, seq: int, ack: int, size: int = 0) -> bytes:
+        return struct.pack("!HHIIBBHHH", 40000, 80, seq, ack, 0x50, flags, 64240, 0, 0) + bytes(size)
+
+    def server(self, flags: int, seq: int, ack: int) -> bytes:
+        segment = struct.pack("!HHIIBBHHH", 80, 40000, seq, ack, 0x50, flags, 64240, 0, 0)
+        return struct.pack("!BBHHHBBH", 0x45, 0, 40, 1, 0, 64, 6, 0) + SERVER + CLIENT + segment
+
+    def sees(self, segment: bytes, offset: int = 0, more: bool = False) -> Judgement:
+        packet = segment if len(segment) > 20 and segment[0] == 0x45 else ipv4(segment, offset, more, proto=6)
+        return self.gateway.engine.handle(packet, len(packet), FORWARD, "lan0", "wan0", 0, False, self.gateway.now)
+
+    @property
+    def end(self) -> int:
+        table = self.gateway.engine.tracker.table
+        (conn,) = (conn for number in range(table.shards) for conn in table.shard(number))
+        assert conn.tcp is not None
+        return conn.tcp.original.end
+
+
+def test_fragments_of_a_segment_that_was_only_let_through_move_no_window() -> None:
+    stream = Stream()
+    whole = stream.client(0x02, 77777, 0, 1460)  # a SYN inside the connection: ignored
+    assert stream.sees(whole, 0, True).verdict == ACCEPT
+    assert stream.sees(bytes(1480), 1480, True).verdict == ACCEPT
+    assert stream.end == 1000
+
+
+def test_fragments_move_a_window_no_further_than_it_is_open() -> None:
+    stream = Stream()
+    stream.sees(stream.client(0x18, 1000, 5000, 1460), 0, True)
+    assert stream.end == 2460
+    for number in range(1, 44):
+        stream.sees(bytes(1480), 1480 * number, True)
+    assert stream.end <= 1000 + 64240
+
+
+def test_fragments_of_an_icmp_error_leave_no_trace_on_the_connection_that_it_quotes() -> None:
+    stream = Stream()
+    quoted = ipv4(stream.client(0x10, 1000, 5000), 0, False, proto=6)
+    message = struct.pack("!BBHI", 3, 1, 0, 0) + quoted
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(message) // 8 * 8, 9, 0x2000, 64, 1, 0) + SERVER + CLIENT
+    first = head + message[: len(message) // 8 * 8]
+    judgement = stream.gateway.engine.handle(first, len(first), FORWARD, "wan0", "lan0", 0, False, stream.gateway.now)
+    assert judgement.state == RELATED
+    rest = (
+        struct.pack("!BBHHHBBH", 0x45, 0, 1500, 9, 0x2000 | len(message) // 8, 64, 1, 0) + SERVER + CLIENT + bytes(1480)
+    )
+    stream.gateway.engine.handle(rest, len(rest), FORWARD, "wan0", "lan0", 0, False, stream.gateway.now)
+    table = stream.gateway.engine.tracker.table
+    (conn,) = (conn for number in range(table.shards) for conn in table.shard(number))
+    assert conn.tcp is not None
+    assert (conn.tcp.original.end, conn.tcp.reply.end, conn.reply_packets) == (1000, 5000, 1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=30))
