@@ -9,11 +9,17 @@ CTFW_REQUIRE_KERNEL=1   a kernel test that skips, for whatever reason, fails: on
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 from lab.net import why_not
 
+# Where a red test stops a change, the same examples each time: what chance finds elsewhere is written down as a test.
 REQUIRED = os.environ.get("CTFW_REQUIRE_KERNEL", "0") not in ("", "0")
+
+hypothesis.settings.register_profile("required", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("searching", deadline=None)
+hypothesis.settings.load_profile("required" if REQUIRED else "searching")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
