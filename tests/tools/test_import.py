@@ -450,6 +450,12 @@ def test_torn_real_rule_sets_give_a_file_that_loads(data: st.DataObject) -> None
     _convert(text, "")
 
 
+@pytest.mark.parametrize("proto", ["", "-p udp ", "! -p tcp ", "-p 50 "])
+def test_flags_of_another_protocol_give_a_file_that_loads(proto: str) -> None:
+    line = f"-A INPUT {proto}-m tcp --tcp-flags SYN,ACK SYN -j ACCEPT"
+    _convert(f"*filter\n:INPUT DROP [0:0]\n{line}\nCOMMIT\n", "")
+
+
 def test_a_long_chain_of_jumps_is_cut() -> None:
     count = 40
     lines = [f"-A c{n} -j c{n + 1}" for n in range(count)] + ["-A INPUT -j c0", f"-A c{count} -j DROP"]

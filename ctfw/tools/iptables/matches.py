@@ -17,6 +17,7 @@ from typing import Final
 from ctfw.config.names import DSCP, TCP_FLAGS, WITH_PORTS
 from ctfw.config.values import Wrong, interface
 from ctfw.conntrack.settings import HELPER_NAMES
+from ctfw.packet import TCP
 from ctfw.ruleset.sets import subtract_numbers
 from ctfw.tools.iptables import counting, window
 from ctfw.tools.iptables.names import MORE_ICMP, MORE_ICMPV6, MORE_PROTOCOLS, NO_MATCH, PORTS
@@ -229,7 +230,8 @@ def _with_ports(match: Match, spec: Spec, place: Place) -> list[Conditions]:
         raise Cannot("rules do not ask about TCP's options and SCTP's chunks")
     flags = match.find("tcp-flags", "syn")
     if flags is not None:
-        if match.module != "tcp":
+        option = spec.base.get("protocol")
+        if match.module != "tcp" or option is None or option.negated or protocol(option) != TCP:
             raise Cannot("only tcp has flags")
         found["tcp_flags"] = values([_flags(flags)], flags.negated)
     return [found]
