@@ -12,7 +12,7 @@ and keeps the table that it needs for that. It knows packets, time as a number, 
 ``sctp``        chunks as a table, verification tags as code
 ``udp`` ``icmp`` ``gre`` ``generic``   the simpler protocols
 ``expect``      connections that helpers announced
-``helpers/``    FTP, IRC, TFTP: read a connection's payload, announce the next one
+``helpers/``    FTP, SIP, PPTP and others: read a connection's payload, announce the next one
 ``tracker``     ties these together: ``track`` before the rules, ``confirm`` after them
 ``record``      a connection as the kernel prints it
 ==============  ========================================================================================================
