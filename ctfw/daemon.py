@@ -1,7 +1,7 @@
 """The daemon: one thread, one loop, in which packets come first and everything else takes small turns.
 
-Owns the selector and what hangs on it (queue, control socket, signals), the tick, the reload, and the order of start
-and stop. What each of them does is in its own file; here is only when.
+Owns the selector and what hangs on it (queue, control socket, signals), the tick, what hangs on the rules, and the
+order of start and stop. What each of them does is in its own file; here is only when.
 
 Life-cycle: everything that can fail is made first (rules, record file, control socket, queue), so that a start that
 fails has not yet touched a packet; then READY. A turn of the loop reads at most BUDGET packets, serves at most one
@@ -9,9 +9,6 @@ request of one client, and ticks when TICK has passed. The end (SIGTERM, SIGINT)
 last verdicts sent, and then the queue is given back. Every packet that was read is answered, the last line of the log
 proves it by received=answered; what comes between the last read and the unbinding, the kernel drops as it does with
 any queue that ends.
-
-Reload (SIGHUP, or the control socket's method): the file is read, compiled and tested (its own tests) completely before
-the two references, rules and settings, are swapped between two packets; a file with an error changes nothing.
 
 The watchdog is fed only for progress: since the last time verdicts went out, or the queue was seen empty. A loop that
 merely turns does not count.
@@ -42,9 +39,8 @@ from ctfw.engine import Engine, Judgement
 from ctfw.nfqueue import Queue
 from ctfw.reason import TABLE_FULL
 from ctfw.ruleset.limit import Limit
-from ctfw.ruleset.ruleset import EXISTING_NAMES
 from ctfw.ruleset.verdict import ACCEPT, DROP
-from ctfw.service.control import FAILED, INVALID_PARAMS, Control, Method, Refused
+from ctfw.service.control import Control, Method
 from ctfw.service.flight import Flight
 from ctfw.service.heat import Heat
 from ctfw.service.hook.present import is_answering
@@ -55,6 +51,7 @@ from ctfw.service.methods import Methods
 from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
 from ctfw.service.record import Recorder
+from ctfw.service.reloading import Reloading
 from ctfw.tools import explain_live, rule_tests
 
 SECOND: Final = 1_000_000_000
@@ -65,7 +62,6 @@ SAVE_INTERVAL: Final = 60 * SECOND
 SAVE_SHARE: Final = 10_000  # a save rests this many times as long as it took: a ten-thousandth of the time
 PATIENCE: Final = SECOND  # how long the end may take for packets that wait
 YOUNG: Final = 5_000  # objects after which a young collection is due; it then takes well below a millisecond
-MAX_PROBLEMS: Final = 100  # of a rule file, in one answer
 
 
 @dataclass(frozen=True)
@@ -90,21 +86,19 @@ class Daemon:
 
     def __init__(self, options: Options, environment: Mapping[str, str] = os.environ) -> None:
         self._options = options
-        self._config = rule_tests.load(options.rules)
+        loaded = rule_tests.load(options.rules)
         self._notifier = Notifier(environment)
         self._journal = Journal(options.log, environment)
         self._started = time.monotonic_ns()
         self._offset = time.time_ns() - self._started  # taken once: recorded times know no step of the wall clock
-        self._reloaded = time.time()
-        self._reloads = {"done": 0, "failed": 0}
-        self._number = self._config.queue if options.queue is None else options.queue
+        self._number = loaded.queue if options.queue is None else options.queue
 
-        self._tracker = ConnTrack(self._config.settings, _secret())
-        self.engine = Engine(self._tracker, self._config.ruleset)
+        self._tracker = ConnTrack(loaded.settings, _secret())
+        self.engine = Engine(self._tracker, loaded.ruleset)
         self._selector = selectors.DefaultSelector()
         self._recorder = Recorder(options.record, self._log_warning) if options.record else None
         self._flight = Flight(self.engine)
-        self._flight.configure(self._config.recorder)
+        self._flight.configure(loaded.recorder)
         self._heat = Heat(self.engine, self._started)
         methods: dict[str, Method] = {}  # filled below: they speak of the queue, which is bound last
         self._control = Control(options.socket, self._selector, methods, self._log_exception)
@@ -112,16 +106,25 @@ class Daemon:
             self._kernel = KernelQueue(
                 self._number,
                 gso=options.gso,
-                fail_open=self._config.failure["queue_full"] == "accept",
+                fail_open=_is_failing_open(loaded),
                 copy_range=options.copy_range,
             )
         except QueueError:
             self._control.close()
             raise
-        self.queue = Queue(self._kernel.sock, self._number, self.engine, self._error_verdict(), self._kernel.buffer)
-        self._methods = Methods(
-            self.engine, self.queue, self._kernel, self._status, self._reload_for_client, self._flight, self._heat
+        self.queue = Queue(self._kernel.sock, self._number, self.engine, _error_verdict(loaded), self._kernel.buffer)
+        self._reloading = Reloading(
+            loaded,
+            options.rules,
+            self.engine,
+            rule_tests.load,
+            self._put,
+            self._facts,
+            self._notifier,
+            self._journal,
         )
+        reload = self._reloading.reload_for_client
+        self._methods = Methods(self.engine, self.queue, self._kernel, self._status, reload, self._flight, self._heat)
         methods.update(self._methods.table(), explain=explain_live.method(self.engine))
 
         self._stopping = False
@@ -159,7 +162,7 @@ class Daemon:
         self._take_signals()
         for note in self._kernel.notes:
             self._journal.log(note, WARNING)
-        for problem in self._config.warnings:
+        for problem in self._reloading.config.warnings:
             self._journal.log(f"{problem.where()}: warning: {problem.message}", WARNING)
         gc.disable()
         gc.collect()
@@ -305,70 +308,24 @@ class Daemon:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stopping = True
             elif number == signal.SIGHUP:
-                self.reload()
+                self._reloading.reload()
 
-    def reload(self, existing: int = -1) -> list[config.Problem]:
-        """Swap in the rules as the file has them now; the problems. With an error among them nothing has changed.
-
-        ``existing`` says what becomes of open connections this time (KEEP, RECHECK, KILL); -1: what the file says.
-        """
-        begun = time.monotonic_ns()
-        self._notifier.reloading(begun)
-        problems = self._swap(existing)
-        failed = any(problem.severity == "error" for problem in problems)
-        self._reloads["failed" if failed else "done"] += 1
-        for problem in problems[:MAX_PROBLEMS]:
-            level = ERROR if problem.severity == "error" else WARNING
-            self._journal.log(f"{problem.where()}: {problem.severity}: {problem.message}", level)
-        took = (time.monotonic_ns() - begun) // 1_000_000
-        if failed:
-            self._journal.log(f"reload failed, the old rules stay: problems={len(problems)}", ERROR)
-        else:
-            self._journal.log(f"reloaded: {self._facts()} ms={took}", NOTICE)
-        self._notifier.ready(("rules as before, the new file has errors; " if failed else "") + self._facts())
-        return problems
-
-    def _swap(self, existing: int) -> list[config.Problem]:
-        path = self._options.rules
-        try:
-            new = rule_tests.load(path)
-        except config.ConfigError as error:
-            return error.problems
-        except OSError as error:
-            return [config.Problem(path, 0, 0, "error", f"cannot be read: {error.strerror}")]
-        fail_open = new.failure["queue_full"] == "accept"
+    def _put(self, new: config.Config) -> list[config.Problem]:
+        """Puts a configuration into force between two packets; what of it has to wait for a restart."""
+        fail_open = _is_failing_open(new)
         if fail_open != self._kernel.fail_open:
             self._kernel.set_flags(gso=self._options.gso, fail_open=fail_open)
-        if existing >= 0:
-            new.ruleset.existing = existing
-        new.ruleset.succeed(self.engine.ruleset, time.monotonic_ns())
         self._tracker.reconfigure(new.settings)
         self.engine.ruleset = new.ruleset
         self._look_around()
         self._flight.configure(new.recorder)
         self._heat.renew(time.monotonic_ns())
         self._observe()
-        queue_stays = self._options.queue is not None or new.queue == self._config.queue
-        self._config = new
-        self.queue.error_verdict = self._error_verdict()
-        self._reloaded = time.time()
-        if queue_stays:
-            return new.warnings
+        self.queue.error_verdict = _error_verdict(new)
+        if self._options.queue is not None or new.queue == self._reloading.config.queue:
+            return []
         text = f"queue {new.queue}: needs a restart, still on queue {self._number}"
-        return [*new.warnings, config.Problem(path, 0, 0, "warning", text)]
-
-    def _reload_for_client(self, params: dict[str, Any]) -> dict[str, Any]:
-        word = params.get("existing")
-        if word is not None and word not in EXISTING_NAMES:
-            raise Refused(INVALID_PARAMS, f"existing is one of {', '.join(EXISTING_NAMES)}")
-        problems = self.reload(-1 if word is None else EXISTING_NAMES.index(word))
-        texts = [config.render(problem) for problem in problems[:MAX_PROBLEMS]]
-        if any(problem.severity == "error" for problem in problems):
-            raise Refused(FAILED, "the rules have errors; the old ones stay in force", texts)
-        return {"generation": self.engine.ruleset.generation, "warnings": texts}
-
-    def _error_verdict(self) -> int:
-        return ACCEPT if self._config.failure["error"] == "accept" else DROP
+        return [config.Problem(self._options.rules, 0, 0, "warning", text)]
 
     def _status(self) -> dict[str, Any]:
         now = time.monotonic_ns()
@@ -379,10 +336,7 @@ class Daemon:
             "uptime": (now - self._started) // SECOND,
             "rules": {
                 "path": os.path.abspath(self._options.rules),
-                "count": len(self.engine.ruleset.rules),
-                "generation": self.engine.ruleset.generation,
-                "loaded": self._reloaded,
-                "reloads": dict(self._reloads),
+                **self._reloading.figures(),
             },
             "connections": {"entries": len(self._tracker.table), "max": self._tracker.settings.max},
             "queue": {
@@ -392,7 +346,7 @@ class Daemon:
                 "maxlen": self._kernel.maxlen,
                 **self._methods.queue_counters(),
             },
-            "failure": dict(self._config.failure),
+            "failure": dict(self._reloading.config.failure),
             "log": {"sink": self._journal.sink, "lost": self._journal.lost},
             "record": self._options.record or None,
             "recorder": self._flight.figures(now),
@@ -425,6 +379,14 @@ class Daemon:
         where = traceback.extract_tb(error.__traceback__)
         last = f"{os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else "?"
         self._journal.log(f"{what}: internal error: {type(error).__name__}: {error} at={last}", ERROR)
+
+
+def _is_failing_open(loaded: config.Config) -> bool:
+    return loaded.failure["queue_full"] == "accept"
+
+
+def _error_verdict(loaded: config.Config) -> int:
+    return ACCEPT if loaded.failure["error"] == "accept" else DROP
 
 
 def _secret() -> bytes:
