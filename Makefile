@@ -7,7 +7,7 @@
 
 PYTHON   ?= /usr/bin/python3
 PACKAGES := python3-venv python3-dev gcc libnetfilter-queue-dev libsystemd-dev pkg-config iptables nftables iproute2 \
-            conntrack
+            conntrack systemd
 
 OWNER := $(shell stat -c %u .)
 ifeq ($(shell id -u),0)

@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 
 from lab.net import why_not
+from lab.systemd import why_no_systemd
 
 # Where a red test stops a change, the same examples each time: what chance finds elsewhere is written down as a test.
 REQUIRED = os.environ.get("CTFW_REQUIRE_KERNEL", "0") not in ("", "0")
@@ -29,6 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if reason:
         for item in kernel:
             item.add_marker(pytest.mark.skip(reason=f"kernel test: {reason}"))
+    booting = [item for item in items if item.get_closest_marker("systemd")]
+    reason = why_no_systemd() if booting else ""
+    if reason:
+        for item in booting:
+            item.add_marker(pytest.mark.skip(reason=f"systemd test: {reason}"))
 
 
 @pytest.hookimpl(wrapper=True)
