@@ -1,7 +1,8 @@
 """`ctfw hook`: the kernel's rules that hand packets to ctfw, made from the rule file.
 
 Owns the words; what is done is in service/hook/. `show` changes nothing and prints what `apply` would load. `status`
-exits 1 when the hook is not complete, so that a timer can call `apply` then.
+exits 1 when the hook is not complete. `heal` is for a timer: it puts back what was applied last, reads no rule file
+(one may be half edited just now), and says nothing when there is nothing to do.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from ctfw import config
 from ctfw.cli.daemon import DEFAULT_RULES
 from ctfw.service.client import Client, ClientError, socket_path
 from ctfw.service.doctor import queue_holder
-from ctfw.service.hook import install
+from ctfw.service.hook import install, memory
 from ctfw.service.hook.iptables import Iptables
+from ctfw.service.hook.memory import Memory
 from ctfw.service.hook.plan import Plan, make_plan
 from ctfw.service.hook.programs import HookError
 
 COMPLETE: Final = "complete"
+MAX_DIFFERENCES: Final = 20  # lines of them in one report
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,13 +48,29 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "are dropped, or pass, as failure.no_listener says.",
     )
     _add_options(parser)
+    parser.add_argument(
+        "--last-good",
+        action="store_true",
+        help="when the rule file has errors: put up what was applied last, with a warning",
+    )
+    _add_memory(parser)
     parser.set_defaults(handler=apply)
+    parser = commands.add_parser(
+        "heal",
+        help="put back what something else took away",
+        description="Puts the rules that were applied last back into force where something else changed or removed "
+        "them, and says what differed. Where nothing differs, or where `ctfw hook remove` took them away, it does "
+        "nothing and says nothing.",
+    )
+    _add_memory(parser)
+    parser.set_defaults(handler=heal)
     parser = commands.add_parser(
         "remove",
         help="take them away",
         description="Takes away everything that ctfw put into the kernel's rules, whatever made it and in whatever "
-        "state it is. Packets then pass unfiltered by ctfw.",
+        "state it is. Packets then pass unfiltered by ctfw, until the next apply or start of ctfw.",
     )
+    _add_memory(parser)
     parser.set_defaults(handler=remove)
     parser = commands.add_parser(
         "status",
@@ -82,29 +101,56 @@ def show(arguments: argparse.Namespace) -> int:
 
 def apply(arguments: argparse.Namespace) -> int:
     """`ctfw hook apply`; returns the exit code."""
+    directory = memory.place(arguments.memory)
     try:
-        plan = _plan(arguments)
-        backend = install.choose(arguments.backend, plan)
-        changed = install.apply(backend, plan)
+        with memory.held(directory):
+            plan = _plan_or_last_good(arguments, directory)
+            backend = install.choose(arguments.backend, plan)
+            changed = install.apply(backend, plan)
+            complaint = memory.remember(directory, Memory(True, arguments.backend, plan))
     except HookError as error:
         return _fail("apply", error)
     except config.ConfigError as error:
         return _bad_rules(error)
+    _print_complaint(complaint)
     if changed:
         _print_notes(backend)
-        chains = ",".join(plan.chain_names)
-        without = "accept" if plan.bypass else "drop"
-        print(f"hook in force: backend={backend.name} queue={plan.queue} chains={chains} no_listener={without}")
+        print(f"hook in force: {_facts(backend, plan)}")
     if queue_holder(plan.queue) == 0:
         fate = "pass unfiltered" if plan.bypass else "are dropped"
         print(f"ctfw: hook: nobody listens on queue {plan.queue}: packets {fate} until ctfw runs", file=sys.stderr)
     return 0
 
 
+def heal(arguments: argparse.Namespace) -> int:
+    """`ctfw hook heal`; returns the exit code."""
+    directory = memory.place(arguments.memory)
+    try:
+        with memory.held(directory):
+            last = memory.recall(directory)
+            if last is None or not last.wanted:
+                return 0
+            backend = install.in_force(last.backend, last.plan)
+            found = install.standing(backend, last.plan)
+            if found.state == COMPLETE:
+                return 0
+            install.apply(backend, last.plan)
+    except HookError as error:
+        return _fail("heal", error)
+    print(f"ctfw: hook: put back, something else had changed it: {_facts(backend, last.plan)}", file=sys.stderr)
+    for line in found.differences[:MAX_DIFFERENCES]:
+        print(f"ctfw: hook: differed: {line}", file=sys.stderr)
+    return 0
+
+
 def remove(arguments: argparse.Namespace) -> int:
     """`ctfw hook remove`; returns the exit code."""
+    directory = memory.place(arguments.memory)
     try:
-        if install.remove():
+        with memory.held(directory):
+            _print_complaint(memory.forget(directory))
+            removed = install.remove()
+        if removed:
             print("hook removed: packets pass unfiltered by ctfw")
     except HookError as error:
         return _fail("remove", error)
@@ -159,6 +205,28 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     return make_plan(loaded, arguments.queue)
 
 
+def _plan_or_last_good(arguments: argparse.Namespace, directory: str) -> Plan:
+    try:
+        return _plan(arguments)
+    except config.ConfigError as error:
+        last = memory.recall(directory) if arguments.last_good else None
+        if last is None:
+            raise
+        _print_problems(error.problems)
+        print("ctfw: hook: the rule file has errors: the hook of the last apply is used", file=sys.stderr)
+        return last.plan
+
+
+def _facts(backend: install.Backend, plan: Plan) -> str:
+    without = "accept" if plan.bypass else "drop"
+    return f"backend={backend.name} queue={plan.queue} chains={','.join(plan.chain_names)} no_listener={without}"
+
+
+def _print_complaint(complaint: str) -> None:
+    if complaint:
+        print(f"ctfw: hook: {complaint}", file=sys.stderr)
+
+
 def _print_notes(backend: install.Backend) -> None:
     for note in backend.notes if isinstance(backend, Iptables) else []:
         print(f"ctfw: hook: {note}", file=sys.stderr)
@@ -189,6 +257,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="what makes the rules (default: nft where the kernel has its queue, else iptables)",
     )
     parser.add_argument("--queue", metavar="N", type=_queue_number, help="the queue (default: the rule file's, else 0)")
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory",
+        metavar="DIRECTORY",
+        help=f"where it is remembered what was applied (default: {memory.DIRECTORY}; nowhere in a network namespace)",
+    )
 
 
 def _queue_number(text: str) -> int:
