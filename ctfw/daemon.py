@@ -40,18 +40,19 @@ from ctfw.nfqueue import Queue
 from ctfw.reason import TABLE_FULL
 from ctfw.ruleset.limit import Limit
 from ctfw.ruleset.verdict import ACCEPT, DROP
-from ctfw.service.control import Control, Method
+from ctfw.service.control import Control
 from ctfw.service.flight import Flight
 from ctfw.service.heat import Heat
 from ctfw.service.hook.present import is_answering
 from ctfw.service.journal import ERROR, INFO, NOTICE, TABLE_FULL_TEXT, WARNING, Journal, packet_fields, packet_text
 from ctfw.service.kernel_queue import KernelQueue, QueueError
 from ctfw.service.members_file import read_members, write_members
-from ctfw.service.methods import Methods
+from ctfw.service.methods import READING, Methods
 from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
 from ctfw.service.record import Recorder
 from ctfw.service.reloading import Reloading
+from ctfw.service.session import Method
 from ctfw.tools import explain_live, rule_tests
 
 SECOND: Final = 1_000_000_000
@@ -101,7 +102,7 @@ class Daemon:
         self._flight.configure(loaded.recorder)
         self._heat = Heat(self.engine, self._started)
         methods: dict[str, Method] = {}  # filled below: they speak of the queue, which is bound last
-        self._control = Control(options.socket, self._selector, methods, self._log_exception)
+        self._control = Control(options.socket, self._selector, methods, self._log_exception, READING)
         try:
             self._kernel = KernelQueue(
                 self._number,

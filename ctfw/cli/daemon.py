@@ -16,9 +16,9 @@ from ctfw.cli import forecast
 from ctfw.daemon import Daemon, Options
 from ctfw.ruleset.ruleset import EXISTING_NAMES
 from ctfw.service.client import Client, ClientError, NotPermitted, NotRunning, socket_path
-from ctfw.service.control import ControlError
 from ctfw.service.journal import SINKS
 from ctfw.service.kernel_queue import MAX_RANGE, QueueError
+from ctfw.service.socket_file import ControlError
 
 DEFAULT_RULES: Final = "/etc/ctfw/rules.yaml"
 

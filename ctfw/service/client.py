@@ -10,11 +10,13 @@ import json
 import os
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final
 
-from ctfw.service.control import DEFAULT_PATH, NOT_PERMITTED, PROTOCOL
+from ctfw.service.control import DEFAULT_PATH, PROTOCOL
+from ctfw.service.session import NOT_PERMITTED
 
 TIMEOUT: Final = 30.0  # seconds; a daemon that takes longer is stuck
 MAX_ANSWER: Final = 4 << 20
@@ -48,6 +50,7 @@ class Client:
         self.path = path
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._id = 0
+        self._events: deque[dict[str, Any]] = deque()  # that came before the answer to a question
         try:
             # With Python's own timeout a busy daemon's full backlog would be an error at once instead of a wait.
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(timeout), 0))
@@ -67,9 +70,12 @@ class Client:
         except ClientError:
             self._sock.close()
             raise
-        if hello.get("protocol") != PROTOCOL:
+        oldest, newest = hello.get("protocols", [0, 0])
+        if not oldest <= PROTOCOL <= newest:
             self._sock.close()
-            raise ClientError(f"{path}: the daemon speaks protocol {hello.get('protocol')}, this program {PROTOCOL}")
+            raise ClientError(f"{path}: the daemon speaks protocols {oldest} to {newest}, this program {PROTOCOL}")
+        self.version: str = hello["version"]
+        self.rights: frozenset[str] = frozenset(hello["rights"])
 
     def __enter__(self) -> Client:
         return self
@@ -86,9 +92,25 @@ class Client:
         request = {"id": self._id, "method": method, "params": params}
         try:
             self._sock.sendall(json.dumps(request).encode() + b"\n")
-            return self._read()["result"]
+            while "event" in (answer := self._read()):
+                self._events.append(answer)
+            return answer["result"]
         except OSError as error:
             raise NotRunning(f"{self.path}: the daemon went away ({error})") from error
+
+    def events(self, timeout: float | None = None) -> Iterator[dict[str, Any]]:
+        """What the daemon sends of its own accord after a method that asked for it; ends when it goes away.
+
+        Raises TimeoutError when nothing comes for ``timeout`` seconds.
+        """
+        self._sock.settimeout(timeout)
+        while True:
+            try:
+                yield self._events.popleft() if self._events else self._read()
+            except TimeoutError:
+                raise
+            except (NotRunning, OSError):
+                return
 
     def pages(self, method: str, **params: object) -> Iterator[Any]:
         """The entries of a method that answers in pages."""

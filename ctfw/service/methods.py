@@ -29,18 +29,23 @@ from ctfw.reason import NAMES
 from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.verdict import ACCEPT, DROP, JUMP, TRACK_NAMES
 from ctfw.ruleset.verdict import NAMES as VERDICT_NAMES
-from ctfw.service.control import FAILED, INVALID_PARAMS, Method, Refused, Session
 from ctfw.service.flight import Flight
 from ctfw.service.heat import Heat
 from ctfw.service.kernel_queue import KernelQueue
 from ctfw.service.members import MOST_TTL, MemberError, add, remove
 from ctfw.service.routes import Routes
 from ctfw.service.selection import Selection
+from ctfw.service.session import FAILED, INVALID_PARAMS, Method, Refused, Session
 
 SECOND: Final = 1_000_000_000
 SLICE: Final = 2_000_000  # nanoseconds of the loop's time for one page
 PAGE: Final = 200  # entries of one page, far below what a client may leave unread
 LOOK: Final = 8  # entries between two looks at the clock
+
+# The methods that the right READ is enough for; what is not here needs WRITE.
+READING: Final = frozenset(
+    {"clock", "expect", "explain", "flight", "list", "live", "members", "rules", "stats", "status"}
+)
 
 FORMS: Final = {"proc": proc_line, "conntrack": conntrack_line, "dict": as_dict}
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 from ctfw import config
 from ctfw.engine import Engine
 from ctfw.ruleset.ruleset import EXISTING_NAMES
-from ctfw.service.control import FAILED, INVALID_PARAMS, Refused
 from ctfw.service.journal import ERROR, NOTICE, WARNING, Journal
 from ctfw.service.notify import Notifier
+from ctfw.service.session import FAILED, INVALID_PARAMS, Refused
 
 MAX_PROBLEMS: Final = 100  # of a rule file, in one answer
 

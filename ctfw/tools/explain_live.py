@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ctfw.engine import Engine
 from ctfw.packet import HOOK_NAMES
-from ctfw.service.control import INVALID_PARAMS, Refused, Session
+from ctfw.service.session import INVALID_PARAMS, Refused, Session
 from ctfw.tools.explain import Situation, explain
 
 MAX_PACKET: Final = 65535

@@ -17,9 +17,12 @@ import pytest
 
 import ctfw
 from ctfw.service.client import Client, ClientError, NotRunning
-from ctfw.service.control import MAX_CLIENTS, MAX_LINE, MAX_OUTPUT, STALL, Control, ControlError, Method, Refused
+from ctfw.service.control import MAX_CLIENTS, MAX_LINE, MAX_OUTPUT, RESERVED, STALL, Control
+from ctfw.service.session import Method, Refused
+from ctfw.service.socket_file import ControlError
 
 SECOND = 1_000_000_000
+MOST = MAX_CLIENTS + (RESERVED if os.geteuid() == 0 else 0)
 
 
 def echo(params: dict[str, Any], session: object) -> object:
@@ -108,7 +111,12 @@ def ask(server: Server, *requests: bytes) -> list[dict[str, Any]]:
             sock.sendall(request)
             server.settle()
         hello, *answers = lines(sock)
-        assert hello == {"hello": "ctfw", "protocol": 1, "version": ctfw.__version__}
+        assert hello == {
+            "hello": "ctfw",
+            "version": ctfw.__version__,
+            "protocols": [1, 1],
+            "rights": ["read", "write"],
+        }
         return answers
 
 
@@ -237,11 +245,11 @@ def test_a_hundred_clients(serving: Server) -> None:
     hellos = [json.loads(sock.makefile("rb").readline()) for sock in socks]
     served = [sock for sock, hello in zip(socks, hellos, strict=True) if "hello" in hello]
     refused = [hello["error"]["code"] for hello in hellos if "error" in hello]
-    assert len(served) == MAX_CLIENTS
-    assert refused == [-32002] * (100 - MAX_CLIENTS)
+    assert len(served) == MOST
+    assert refused == [-32002] * (100 - MOST)
     for number, sock in enumerate(served):
         sock.sendall(b'{"id": %d, "method": "echo"}\n' % number)
-    assert [json.loads(sock.makefile("rb").readline())["id"] for sock in served] == list(range(MAX_CLIENTS))
+    assert [json.loads(sock.makefile("rb").readline())["id"] for sock in served] == list(range(MOST))
     for sock in socks:
         sock.close()
     with Client(serving.path) as client:  # there is room again

@@ -16,11 +16,14 @@ from ctfw.nfqueue import VERIFIED
 from ctfw.packet import FORWARD
 from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.ruleset import Ruleset
-from ctfw.service.control import Control, Refused, Session
+from ctfw.service.control import Control
+from ctfw.service.peers import Peer
 from ctfw.service.record import Recorder
+from ctfw.service.session import Refused, Session
 from ctfw.tools import explain_live
 from ctfw.tools.build_packet import Talk
 
+ROOT = Peer(1, 0, frozenset({0}))
 RULES = """version: 1
 policy: {input: drop, forward: drop, output: accept}
 rules:
@@ -181,7 +184,7 @@ def test_a_long_list_of_rules_comes_in_pages(live: tuple[str, Gateway], capsys: 
 
 def test_no_page_is_longer_than_it_may_be() -> None:
     gateway = Gateway(Ruleset([Rule(f"rule {n}", "", 0, 1, 31) for n in range(250)], {}))
-    ask, session = explain_live.method(gateway.engine), Session()
+    ask, session = explain_live.method(gateway.engine), Session(ROOT)
     data = Talk().build(parse(f"udp {A}:1 > {B}:53"))
     sizes = [len(ask({"packet": data.hex()}, session)["entries"])]
     while (answer := ask({"next": True}, session))["more"]:
@@ -206,4 +209,4 @@ def test_nobody_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 )
 def test_a_wrong_question_is_refused(params: dict[str, object]) -> None:
     with pytest.raises(Refused):
-        explain_live.method(Gateway().engine)(params, Session())
+        explain_live.method(Gateway().engine)(params, Session(ROOT))
