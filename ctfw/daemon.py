@@ -35,21 +35,31 @@ from typing import Any, Final
 from ctfw import __version__, config, engine
 from ctfw.conntrack.settings import NETBIOS_NS, SNMP
 from ctfw.conntrack.tracker import ConnTrack
-from ctfw.engine import Engine, Judgement
+from ctfw.engine import Engine
 from ctfw.nfqueue import Queue
-from ctfw.reason import TABLE_FULL
-from ctfw.ruleset.limit import Limit
 from ctfw.ruleset.verdict import ACCEPT, DROP
+from ctfw.service.alarms import Alarms, watch_packets
 from ctfw.service.control import Control
 from ctfw.service.flight import Flight
 from ctfw.service.heat import Heat
 from ctfw.service.hook.present import is_answering
-from ctfw.service.journal import ERROR, INFO, NOTICE, TABLE_FULL_TEXT, WARNING, Journal, packet_fields, packet_text
+from ctfw.service.journal import ERROR, NOTICE, WARNING, Journal
 from ctfw.service.kernel_queue import KernelQueue, QueueError
+from ctfw.service.kinds import (
+    INTERNAL_ERROR,
+    RULES_PROBLEM,
+    SETTING,
+    SINK_FAILED,
+    STARTED,
+    STATE_NOT_SAVED,
+    STATE_REFUSED,
+    STOPPED,
+)
 from ctfw.service.members_file import read_members, write_members
 from ctfw.service.methods import READING, Methods
 from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
+from ctfw.service.packet_log import PacketLog
 from ctfw.service.record import Recorder
 from ctfw.service.reloading import Reloading
 from ctfw.service.session import Method
@@ -124,6 +134,9 @@ class Daemon:
             self._notifier,
             self._journal,
         )
+        self._packet_log = PacketLog(self.engine, self._journal)
+        self._alarms = Alarms(self._journal)
+        watch_packets(self._alarms, self.engine, self.queue, self._kernel, lambda: self._reloading.config.failure)
         reload = self._reloading.reload_for_client
         self._methods = Methods(self.engine, self.queue, self._kernel, self._status, reload, self._flight, self._heat)
         methods.update(self._methods.table(), explain=explain_live.method(self.engine))
@@ -132,9 +145,6 @@ class Daemon:
         self._more_requests = False
         self._next_tick = self._started + TICK
         self._ticks = 0
-        self._error_limit = Limit(10 * SECOND, 5)
-        self._full_limit = Limit(5 * SECOND, 1)
-        self._full_seen = 0
         self._next_save = self._started
         self._fed = self._started
         self._answered_when_fed = -1
@@ -151,24 +161,24 @@ class Daemon:
         return 0
 
     def _start(self) -> None:
-        self.queue.log = self._log_packet
+        self.queue.log = self._packet_log.write
         self._observe()
         self._look_around()
         if self._options.state:
             now, unix = time.monotonic_ns(), time.time_ns()
             for complaint in read_members(self._options.state, self.engine.ruleset, now, unix):
-                self._journal.log(complaint, WARNING)
+                self._journal.log(complaint, WARNING, kind=STATE_REFUSED)
             self._next_save = now + SAVE_INTERVAL
         self._selector.register(self._kernel.sock, selectors.EVENT_READ, self._packets)
         self._take_signals()
         for note in self._kernel.notes:
-            self._journal.log(note, WARNING)
+            self._journal.log(note, WARNING, kind=SETTING)
         for problem in self._reloading.config.warnings:
-            self._journal.log(f"{problem.where()}: warning: {problem.message}", WARNING)
+            self._journal.log(f"{problem.where()}: warning: {problem.message}", WARNING, kind=RULES_PROBLEM)
         gc.disable()
         gc.collect()
         gc.freeze()
-        self._journal.log(f"started: version={__version__} {self._facts()}", NOTICE)
+        self._journal.log(f"started: version={__version__} {self._facts()}", NOTICE, kind=STARTED)
         self._notifier.ready(self._facts())
 
     def _observe(self) -> None:
@@ -222,12 +232,10 @@ class Daemon:
         self._control.tick(now)
         self._packets()  # an idle queue proves here that it is empty, not merely silent
         self._feed(now)
-        full = self.engine.counters.reasons[TABLE_FULL]
-        if full > self._full_seen:
-            self._full_seen = full
-            if self._full_limit.take(now):
-                self._journal.log(TABLE_FULL_TEXT, WARNING)
         if self._ticks % 10 == 0:
+            self._alarms.tick(now)
+            self._packet_log.tick(now)
+            self._journal.tick(now)
             self._look_around()
             if self._recorder is not None:
                 self._recorder.flush()
@@ -244,7 +252,8 @@ class Daemon:
             try:
                 write_members(self._options.state, self.engine.ruleset, begun, time.time_ns())
             except OSError as error:
-                self._journal.log(f"sets not saved: {error.filename or self._options.state}: {error.strerror}", WARNING)
+                text = f"sets not saved: {error.filename or self._options.state}: {error.strerror}"
+                self._journal.log(text, WARNING, kind=STATE_NOT_SAVED)
         ended = time.monotonic_ns()
         self._next_save = ended + SAVE_INTERVAL + (ended - begun) * SAVE_SHARE
 
@@ -283,6 +292,7 @@ class Daemon:
         self._journal.log(
             f"stopped: received={queue.received} answered={queue.answered} lost={queue.lost} errors={queue.errors}",
             NOTICE,
+            kind=STOPPED,
         )
         self._journal.close()
         self._selector.close()
@@ -366,20 +376,15 @@ class Daemon:
             )
         return facts
 
-    def _log_packet(self, judgement: Judgement, indev: str, outdev: str, mark: int, now: int) -> None:
-        rules = [*judgement.logs, judgement.rule] if judgement.log else judgement.logs
-        for rule in rules:
-            self._journal.log(packet_text(judgement, indev, outdev, mark, rule), INFO, packet_fields(judgement, rule))
-
     def _log_warning(self, text: str) -> None:
-        self._journal.log(text, WARNING)
+        self._journal.log(text, WARNING, kind=SINK_FAILED)
 
     def _log_exception(self, what: str, error: Exception) -> None:
-        if not self._error_limit.take(time.monotonic_ns()):
-            return
         where = traceback.extract_tb(error.__traceback__)
         last = f"{os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else "?"
-        self._journal.log(f"{what}: internal error: {type(error).__name__}: {error} at={last}", ERROR)
+        self._journal.log(
+            f"{what}: internal error: {type(error).__name__}: {error} at={last}", ERROR, kind=INTERNAL_ERROR
+        )
 
 
 def _is_failing_open(loaded: config.Config) -> bool:

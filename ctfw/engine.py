@@ -147,6 +147,8 @@ class Engine:
             if log is not None:
                 limit = log.limit
                 judgement.log = limit is None or limit.take(now)
+                if not judgement.log:
+                    log.held += 1
             if verdict == ACCEPT:
                 if conn is not None:
                     if packet.state == NEW or conn.status & CONFIRMED == 0:

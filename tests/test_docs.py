@@ -25,7 +25,7 @@ from ctfw.conntrack.settings import DEFAULTS, HELPERS, UNSUPPORTED, Settings
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine
 from ctfw.packet import FORWARD
-from ctfw.service.journal import packet_text
+from ctfw.service.packet_log import packet_text
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -9,11 +9,15 @@ from ctfw.ruleset.prefix import SOURCE, Per
 
 
 class Log:
-    """That a rule's packets are logged, at most as often as ``limit`` says (None: each)."""
+    """That a rule's packets are logged, at most as often as ``limit`` says (None: each).
+
+    ``held`` counts those it was no time for; whoever tells people sets it back.
+    """
 
     def __init__(self, limit: Limit | None, prefix: str = "") -> None:
         self.limit = limit
         self.prefix = prefix
+        self.held: i64 = 0
 
 
 class SetMark:

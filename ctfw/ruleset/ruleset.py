@@ -232,6 +232,8 @@ class Ruleset:
             limit = log.limit
             if limit is None or limit.take(now):
                 self.logs.append(rule)
+            else:
+                log.held += 1
 
 
 def _count(rule: Rule, packet: Packet, now: i64) -> None:

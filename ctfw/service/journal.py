@@ -2,57 +2,54 @@
 
 Owns where a line goes, and that nobody waits for it: the loop hands lines to a thread, and the thread waits for a pipe
 nobody reads or a journal that is stuck. Between the two stands a queue of MAX_WAITING lines; what finds it full is
-counted, not kept. How often something is logged is the caller's decision (a rule's limit, a Limit of the daemon's).
+counted, not kept.
 
-``packet_text`` is the line of a packet, in the words of iptables' LOG so that people and programs read it as such.
+What a line is about is its kind: ``log(text, WARNING, fields, kinds.TABLE_FULL)``; ``kinds`` says how to add one. In
+the journal it gives the entry its MESSAGE_ID and the field CTFW_EVENT. A kind with a limit is held back beyond it, and
+a line of the kind ``suppressed`` says how many were, with the next one that passes or when a token is there again
+(``tick``), whichever comes first. How often packets are logged is their rules' decision (``packet_log``).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import Final
 
-from ctfw.conntrack.state import state_name
-from ctfw.engine import Judgement
-from ctfw.packet import ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, Packet, has_ports
-from ctfw.reason import NAMES
-from ctfw.ruleset.rule import Rule
+from ctfw.ruleset.limit import Limit
+from ctfw.service.kinds import SUPPRESSED, Kind
 
 MAX_WAITING: Final = 4096
 SINKS: Final = ("auto", "stderr", "journal")
-TABLE_FULL_TEXT: Final = (
-    "nf_conntrack: table full, dropping packet"  # the kernel's own words: people's alarms look for them
-)
 
 ERROR: Final = 3
 WARNING: Final = 4
 NOTICE: Final = 5
 INFO: Final = 6
 
-# The names of iptables' LOG.
-_PROTOCOLS: Final = {
-    ICMP: "ICMP",
-    TCP: "TCP",
-    UDP: "UDP",
-    ICMPV6: "ICMPv6",
-    SCTP: "SCTP",
-    UDPLITE: "UDPLITE",
-    47: "GRE",
-}
-
 Write = Callable[[str, int, Mapping[str, str]], None]
 
 
 class Journal:
-    """The log. ``sink`` is one of SINKS; auto: the journal, when standard error leads there anyway."""
+    """The log. ``sink`` is one of SINKS; auto: the journal, when standard error leads there anyway.
 
-    def __init__(self, sink: str = "auto", environment: Mapping[str, str] | None = None) -> None:
+    ``lost`` lines found no room or no reader, ``suppressed`` ones were beyond the limit of their kind.
+    """
+
+    def __init__(
+        self,
+        sink: str = "auto",
+        environment: Mapping[str, str] | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self.lost = 0
+        self.suppressed = 0
+        self._clock = clock
+        self._limits: dict[Kind, Limit] = {}
+        self._held: dict[Kind, int] = {}
         write = None
         if sink == "journal" or (
             sink == "auto" and _is_under_journal(os.environ if environment is None else environment)
@@ -68,20 +65,48 @@ class Journal:
                 "log: the journal was asked for, but systemd-python is not installed; using standard error", WARNING
             )
 
-    def log(self, text: str, priority: int = INFO, fields: Mapping[str, str] | None = None) -> None:
+    def log(
+        self, text: str, priority: int = INFO, fields: Mapping[str, str] | None = None, kind: Kind | None = None
+    ) -> None:
         """One line, without the name of the program, which is added. Never waits."""
-        try:
-            self._lines.put_nowait((f"ctfw: {text}", priority, fields or {}))
-        except queue.Full:
-            self.lost += 1
+        if kind is None:
+            self._put(text, priority, fields or {})
+            return
+        if kind.interval:
+            limit = self._limits.setdefault(kind, Limit(kind.interval, kind.burst))
+            if not limit.take(self._clock()):
+                self._held[kind] = self._held.get(kind, 0) + 1
+                self.suppressed += 1
+                return
+            self._tell_held(kind)
+        self._put(text, priority, {"MESSAGE_ID": kind.id, "CTFW_EVENT": kind.name, **(fields or {})})
+
+    def tick(self, now: int) -> None:
+        """Tell of the lines that were held back and not followed by others."""
+        for kind in [kind for kind in self._held if self._limits[kind].has(now)]:
+            self._tell_held(kind)
 
     def close(self, patience: float = 1.0) -> None:
         """Write what waits, as far as that takes ``patience`` seconds at most."""
+        for kind in list(self._held):
+            self._tell_held(kind)
         try:
             self._lines.put(None, timeout=patience)
         except queue.Full:
             return
         self._thread.join(patience)
+
+    def _tell_held(self, kind: Kind) -> None:
+        count = self._held.pop(kind, 0)
+        if count:
+            fields = {"CTFW_SUPPRESSED": str(count), "CTFW_ABOUT": kind.name}
+            self.log(f"{count} lines suppressed: event={kind.name}", NOTICE, fields, SUPPRESSED)
+
+    def _put(self, text: str, priority: int, fields: Mapping[str, str]) -> None:
+        try:
+            self._lines.put_nowait((f"ctfw: {text}", priority, fields))
+        except queue.Full:
+            self.lost += 1
 
     def _run(self) -> None:
         while True:
@@ -92,61 +117,6 @@ class Journal:
                 self._write(*line)
             except (OSError, ValueError):  # the reader is gone, standard error is closed
                 self.lost += 1
-
-
-def packet_text(judgement: Judgement, indev: str, outdev: str, mark: int, rule: Rule | None = None) -> str:
-    """The line of a judged packet: what was decided and why, then the packet as iptables' LOG writes it.
-
-    ``rule`` is the one that wants the line, when that is not the one that decided.
-    """
-    packet = judgement.packet
-    words = []
-    rule = rule or judgement.rule
-    if rule is not None:
-        if rule.log is not None and rule.log.prefix:
-            words.append(_printable(rule.log.prefix))
-        words.append(f"rule={json.dumps(rule.name, ensure_ascii=False)}")
-    words.append(f"state={state_name(judgement.state) if judgement.state else '-'}")
-    if judgement.reason:
-        words.append(f"reason={NAMES[judgement.reason]}")
-    words.append(f"verdict={judgement.word()}")
-    words.append(f"IN={indev} OUT={outdev}")
-    if packet.src:
-        words.append(f"SRC={ip_address(packet.src)} DST={ip_address(packet.dst)}")
-        words.append(f"PROTO={_PROTOCOLS.get(packet.proto, str(packet.proto))}")
-    if has_ports(packet):
-        words.append(f"SPT={packet.sport} DPT={packet.dport}")
-    elif packet.proto in (ICMP, ICMPV6) and packet.l4 and len(packet.data) >= packet.l4 + 2:
-        words.append(f"TYPE={packet.data[packet.l4]} CODE={packet.data[packet.l4 + 1]}")
-    words.append(f"LEN={packet.length}")
-    if mark:
-        words.append(f"MARK={mark:#x}")
-    return " ".join(words)
-
-
-def packet_fields(judgement: Judgement, rule: Rule | None = None) -> dict[str, str]:
-    """The same for programs: fields of the journal's entry."""
-    packet: Packet = judgement.packet
-    fields = {"CTFW_VERDICT": judgement.word()}
-    rule = rule or judgement.rule
-    if rule is not None:
-        fields["CTFW_RULE"] = rule.name
-    if judgement.state:
-        fields["CTFW_STATE"] = state_name(judgement.state)
-    if judgement.reason:
-        fields["CTFW_REASON"] = NAMES[judgement.reason]
-    if packet.src:
-        fields["CTFW_SRC"] = str(ip_address(packet.src))
-        fields["CTFW_DST"] = str(ip_address(packet.dst))
-        fields["CTFW_PROTO"] = _PROTOCOLS.get(packet.proto, str(packet.proto))
-    if has_ports(packet):
-        fields["CTFW_SPT"] = str(packet.sport)
-        fields["CTFW_DPT"] = str(packet.dport)
-    return fields
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text).strip()
 
 
 def _is_under_journal(environment: Mapping[str, str]) -> bool:

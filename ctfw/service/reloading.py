@@ -19,6 +19,7 @@ from ctfw import config
 from ctfw.engine import Engine
 from ctfw.ruleset.ruleset import EXISTING_NAMES
 from ctfw.service.journal import ERROR, NOTICE, WARNING, Journal
+from ctfw.service.kinds import RELOAD_FAILED, RELOADED, RULES_PROBLEM
 from ctfw.service.notify import Notifier
 from ctfw.service.session import FAILED, INVALID_PARAMS, Refused
 
@@ -66,12 +67,12 @@ class Reloading:
         self.counts["failed" if failed else "done"] += 1
         for problem in problems[:MAX_PROBLEMS]:
             level = ERROR if problem.severity == "error" else WARNING
-            self._journal.log(f"{problem.where()}: {problem.severity}: {problem.message}", level)
+            self._journal.log(f"{problem.where()}: {problem.severity}: {problem.message}", level, kind=RULES_PROBLEM)
         took = (time.monotonic_ns() - begun) // 1_000_000
         if failed:
-            self._journal.log(f"reload failed, the old rules stay: problems={len(problems)}", ERROR)
+            self._journal.log(f"reload failed, the old rules stay: problems={len(problems)}", ERROR, kind=RELOAD_FAILED)
         else:
-            self._journal.log(f"reloaded: {self._facts()} ms={took}", NOTICE)
+            self._journal.log(f"reloaded: {self._facts()} ms={took}", NOTICE, kind=RELOADED)
         self._notifier.ready(("rules as before, the new file has errors; " if failed else "") + self._facts())
         return problems
 

@@ -3,15 +3,22 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 from daemon.fakekernel import BAD, GOOD, engine, udp
 
 from ctfw.engine import Engine
 from ctfw.packet import FORWARD
+from ctfw.ruleset.limit import Limit
 from ctfw.ruleset.rule import Log
-from ctfw.service.journal import MAX_WAITING, Journal, packet_fields, packet_text
+from ctfw.ruleset.ruleset import Ruleset
+from ctfw.ruleset.verdict import DROP
+from ctfw.service.alarms import PAUSE, Alarms
+from ctfw.service.journal import MAX_WAITING, Journal
+from ctfw.service.kinds import RELOADED, SECOND, STARTED, SUPPRESSED, TABLE_FULL, Kind
 from ctfw.service.notify import Notifier
+from ctfw.service.packet_log import PacketLog, packet_fields, packet_text
 
 
 def text(judge: Engine, data: bytes, mark: int = 0) -> str:
@@ -45,13 +52,19 @@ def test_a_rule_cannot_break_the_line() -> None:
 def test_what_cannot_be_read_is_logged_all_the_same(data: bytes) -> None:
     judge = engine()
     assert "state=INVALID reason=" in text(judge, data)
-    assert packet_fields(judge.handle(data, len(data), FORWARD, "", "", 0, False, 1))["CTFW_STATE"] == "INVALID"
+    assert (
+        packet_fields(judge.handle(data, len(data), FORWARD, "", "", 0, False, 1), "", "", 0)["CTFW_STATE"] == "INVALID"
+    )
 
 
 def test_the_fields_of_an_entry() -> None:
     judgement = engine().handle(udp(GOOD), 28, FORWARD, "lan0", "wan0", 0, False, 1)
-    assert packet_fields(judgement) == {
+    assert packet_fields(judgement, "lan0", "wan0", 0x10) == {
         "CTFW_VERDICT": "accept",
+        "CTFW_LEN": "28",
+        "CTFW_IN": "lan0",
+        "CTFW_OUT": "wan0",
+        "CTFW_MARK": "0x10",
         "CTFW_RULE": "good",
         "CTFW_STATE": "NEW",
         "CTFW_SRC": "10.0.0.1",
@@ -108,3 +121,116 @@ def test_a_watchdog_for_somebody_else_is_not_ours() -> None:
     ours = Notifier(environment | {"WATCHDOG_PID": str(os.getpid())})
     assert ours.watchdog_ns == 1_000_000_000
     ours.alive()  # nobody there: no error
+
+
+# --- how often ------------------------------------------------------------------------------------
+
+
+class Told(Journal):
+    """A log that keeps its lines instead of writing them, on a clock of the test's."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        super().__init__("stderr", {}, clock=lambda: self.now)
+        self.entries: list[tuple[str, dict[str, str]]] = []
+
+    def _put(self, text: str, priority: int, fields: Mapping[str, str]) -> None:
+        self.entries.append((text, dict(fields)))
+
+    @property
+    def lines(self) -> list[str]:
+        return [text for text, _ in self.entries]
+
+
+SOME = Kind("some-event", "0" * 32, 10 * SECOND, 2)
+
+
+def test_a_kind_gives_the_entry_its_identity() -> None:
+    log = Told()
+    log.log("started", kind=STARTED, fields={"CTFW_X": "1"})
+    assert log.entries == [("started", {"MESSAGE_ID": STARTED.id, "CTFW_EVENT": "started", "CTFW_X": "1"})]
+
+
+def test_beyond_its_limit_a_kind_is_held_back_and_told_with_the_next_line() -> None:
+    log = Told()
+    for number in range(5):
+        log.log(f"line {number}", kind=SOME)
+    assert log.lines == ["line 0", "line 1"]
+    log.now = 10 * SECOND
+    log.log("line 5", kind=SOME)
+    assert log.lines[2:] == ["3 lines suppressed: event=some-event", "line 5"]
+    assert log.entries[2][1]["CTFW_SUPPRESSED"] == "3" == str(log.suppressed)
+
+
+def test_what_was_held_back_is_told_when_nothing_follows() -> None:
+    log = Told()
+    for number in range(3):
+        log.log(f"line {number}", kind=SOME)
+    log.tick(9 * SECOND)
+    assert len(log.lines) == 2
+    log.tick(10 * SECOND)
+    log.tick(11 * SECOND)
+    assert log.lines[2:] == ["1 lines suppressed: event=some-event"]
+
+
+def test_what_was_held_back_is_told_at_the_end() -> None:
+    log = Told()
+    for number in range(3):
+        log.log(f"line {number}", kind=SOME)
+    log.close()
+    assert log.lines[2:] == ["1 lines suppressed: event=some-event"]
+
+
+def test_a_kind_without_a_limit_is_never_held_back() -> None:
+    log = Told()
+    for _ in range(100):
+        log.log("reloaded", kind=RELOADED)
+    assert len(log.lines) == 100
+
+
+def logging_engine(*, shadow: bool = False) -> Engine:
+    """Logs UDP to GOOD once a second; as a shadow, so that another rule decides."""
+    judge = engine()
+    rule = judge.ruleset.rules[0]
+    rule.log = Log(Limit(SECOND, 1))
+    rule.shadow = shadow
+    return Engine(judge.tracker, Ruleset([rule], {FORWARD: DROP}))
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_a_flood_on_a_rule_that_logs_costs_lines_by_the_clock(shadow: bool) -> None:
+    log, judge = Told(), logging_engine(shadow=shadow)
+    packets = PacketLog(judge, log)
+
+    def packet(now: int) -> None:
+        judgement = judge.handle(udp(GOOD), 28, FORWARD, "lan0", "wan0", 0, False, now)
+        if judgement.log or judgement.logs:
+            packets.write(judgement, "lan0", "wan0", 0, now)
+
+    for number in range(1000):
+        packet(SECOND + number)
+    assert len(log.lines) == 1
+    packets.tick(SECOND + 1000)
+    assert len(log.lines) == 1
+    packet(2 * SECOND)
+    assert log.lines[1] == '999 lines suppressed: rule="good"'
+    assert log.entries[1][1]["MESSAGE_ID"] == SUPPRESSED.id
+    assert (len(log.lines), packets.lines, packets.suppressed) == (3, 2, 999)
+    packet(2 * SECOND + 1)
+    packets.tick(3 * SECOND)
+    assert log.lines[3:] == ['1 lines suppressed: rule="good"']
+
+
+def test_an_alarm_says_how_much_and_comes_by_the_clock() -> None:
+    log, count = Told(), [5]
+    alarms = Alarms(log)
+    alarms.watch(TABLE_FULL, lambda: count[0], lambda grown: f"full: dropped={grown}")
+    alarms.tick(0)
+    assert log.lines == []  # it was so before we came
+    count[0] += 1
+    alarms.tick(1)
+    count[0] += 100
+    alarms.tick(PAUSE)
+    alarms.tick(PAUSE + 1)
+    assert log.lines == ["full: dropped=1", "full: dropped=100"]
+    assert log.entries[1][1]["CTFW_COUNT"] == "100"

@@ -198,7 +198,7 @@ def test_a_full_table_is_logged_in_the_words_of_the_kernel(net: Network, tmp_pat
         web.send(b"x")
         assert listener.accept()[0].recv(1) == b"x"
         assert not good.arrives()
-        wait_until(lambda: "ctfw: nf_conntrack: table full, dropping packet\n" in daemon.log())
+        wait_until(lambda: "ctfw: nf_conntrack: table full, dropping packet: dropped=1 max=1;" in daemon.log())
         assert daemon.stats()["reasons"]["table-full"] == 1
         web.close()
         listener.close()
