@@ -13,6 +13,7 @@ from mypy_extensions import i64
 
 from ctfw import reason
 from ctfw.conntrack.conn import Conn
+from ctfw.conntrack.events import RELOADED
 from ctfw.conntrack.state import CONFIRMED, ESTABLISHED, NEW, STATE_NAMES, UNTRACKED
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.fragments import Datagram, Fragments, payload_size, place
@@ -129,7 +130,7 @@ class Engine:
             tracker.own_error(packet)
         if conn is not None and conn.generation < ruleset.floor and _is_known(conn, packet):
             if ruleset.floor_means == KILL:
-                tracker.remove(conn, now)
+                tracker.remove(conn, now, RELOADED)
                 packet = decode(data, length)
                 tracker.leniency = conn.track
                 conn = tracker.track(packet, check, now)
@@ -200,7 +201,7 @@ class Engine:
         if rule.verdict == ACCEPT:
             conn.generation = ruleset.generation
             return None
-        self.tracker.remove(conn, now)
+        self.tracker.remove(conn, now, RELOADED)
         return rule
 
     def _begin(

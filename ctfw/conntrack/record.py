@@ -1,4 +1,4 @@
-"""A connection as the kernel prints it: /proc/net/nf_conntrack, ``conntrack -L``, and the same as a dictionary.
+"""A connection as the kernel prints it: /proc/net/nf_conntrack, ``conntrack -L``, ``-E``, and as a dictionary.
 
 Formats: CONNTRACK.md section 8. For people and programs that ask; the packet's way never comes here.
 """
@@ -8,11 +8,13 @@ from typing import Any
 
 from ctfw.conntrack import sctp, tcp
 from ctfw.conntrack.conn import Conn, GreTrack
+from ctfw.conntrack.events import CAUSE_NAMES, DESTROY, KIND_NAMES, UPDATE, Event
 from ctfw.conntrack.expect import Expectation
 from ctfw.conntrack.settings import HELPER_NAMES, SECOND
-from ctfw.conntrack.state import ASSURED, SEEN_REPLY
+from ctfw.conntrack.state import ASSURED, SEEN_REPLY, STATE_UPDATED, UPDATED
 from ctfw.packet import GRE, ICMP, ICMPV6, SCTP, TCP, address_size, is_port_protocol
 
+_STATE_NOTED = STATE_UPDATED & ~UPDATED
 _NAMES = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 
 
@@ -51,11 +53,11 @@ def _tuple_text(key: bytes, full: bool) -> str:
     return text
 
 
-def _state_text(conn: Conn) -> str:
-    if conn.key[0] == TCP:
-        return tcp.STATE_NAMES[conn.l4state] + " "
-    if conn.key[0] == SCTP:
-        return sctp.STATE_NAMES[conn.l4state] + " "
+def _state_text(proto: int, l4state: int) -> str:
+    if proto == TCP:
+        return tcp.STATE_NAMES[l4state] + " "
+    if proto == SCTP:
+        return sctp.STATE_NAMES[l4state] + " "
     return ""
 
 
@@ -77,7 +79,7 @@ def _body(conn: Conn, now: int, full: bool, acct: bool) -> str:
         original = f"packets={conn.original_packets} bytes={conn.original_bytes} "
         reply = f"packets={conn.reply_packets} bytes={conn.reply_bytes} "
     return (
-        f"{seconds_left(conn, now)} {_state_text(conn)}{_gre_text(conn) if full else ''}"
+        f"{seconds_left(conn, now)} {_state_text(conn.key[0], conn.l4state)}{_gre_text(conn) if full else ''}"
         f"{_tuple_text(conn.key, full)}{original}{'' if conn.status & SEEN_REPLY else '[UNREPLIED] '}"
         f"{_tuple_text(conn.reply_key, full)}{reply}{'[ASSURED] ' if conn.status & ASSURED else ''}mark={conn.mark} "
     )
@@ -97,6 +99,28 @@ def conntrack_line(conn: Conn, now: int, acct: bool = False) -> str:
     zone = Tuple(conn.key).zone
     extras = (f"zone={zone} " if zone else "") + (f"helper={HELPER_NAMES[conn.helper]} " if conn.helper else "")
     return f"{_NAMES.get(proto, 'unknown'):<8} {proto} {_body(conn, now, False, acct)}{extras}use=1"
+
+
+def event_line(event: Event, acct: bool = False) -> str:
+    """The event as ``conntrack -E`` prints it; DESTROY with packets and bytes when ``acct`` is set."""
+    conn, status = event.conn, event.status
+    proto = conn.key[0]
+    is_end = event.kind == DESTROY
+    left = event.left // SECOND
+    timeout = f"{left} " if left > 0 or not is_end else ""
+    state = _state_text(proto, event.l4state) if event.kind != UPDATE or status & _STATE_NOTED else ""
+    original, reply = "", ""
+    if acct and is_end:
+        original = f"packets={conn.original_packets} bytes={conn.original_bytes} "
+        reply = f"packets={conn.reply_packets} bytes={conn.reply_bytes} "
+    zone = Tuple(conn.key).zone
+    return (
+        f"{f'[{KIND_NAMES[event.kind]}]':>9} {_NAMES.get(proto, 'unknown'):<8} {proto} {timeout}{state}"
+        f"{_tuple_text(conn.key, False)}{original}{'' if status & SEEN_REPLY else '[UNREPLIED] '}"
+        f"{_tuple_text(conn.reply_key, False)}{reply}{'[ASSURED] ' if status & ASSURED else ''}"
+        f"{f'mark={conn.mark} ' if conn.mark else ''}{f'zone={zone} ' if zone else ''}"
+        f"{f'helper={HELPER_NAMES[conn.helper]} ' if conn.helper and not is_end else ''}"
+    ).rstrip()
 
 
 def _tuple_dict(key: bytes) -> dict[str, Any]:
@@ -119,7 +143,7 @@ def as_dict(conn: Conn, now: int, acct: bool = False) -> dict[str, Any]:
         "proto": _NAMES.get(proto, str(proto)),
         "protonum": proto,
         "timeout": seconds_left(conn, now),
-        "state": _state_text(conn).strip() or None,
+        "state": _state_text(proto, conn.l4state).strip() or None,
         "original": _tuple_dict(conn.key),
         "reply": _tuple_dict(conn.reply_key),
         "unreplied": not conn.status & SEEN_REPLY,
@@ -130,6 +154,19 @@ def as_dict(conn: Conn, now: int, acct: bool = False) -> dict[str, Any]:
     if acct:
         found["original"] |= {"packets": conn.original_packets, "bytes": conn.original_bytes}
         found["reply"] |= {"packets": conn.reply_packets, "bytes": conn.reply_bytes}
+    return found
+
+
+def event_dict(event: Event, acct: bool = False) -> dict[str, Any]:
+    """The event as plain data, for JSON: the connection as it was then, ``event`` and, at its end, ``cause``."""
+    conn = event.conn
+    found = {"event": KIND_NAMES[event.kind], **as_dict(conn, event.time, acct)}
+    found["timeout"] = max(event.left, 0) // SECOND
+    found["state"] = _state_text(conn.key[0], event.l4state).strip() or None
+    found["unreplied"] = not event.status & SEEN_REPLY
+    found["assured"] = bool(event.status & ASSURED)
+    if event.kind == DESTROY:
+        found["cause"] = CAUSE_NAMES[event.cause]
     return found
 
 

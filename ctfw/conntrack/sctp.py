@@ -23,7 +23,7 @@ from mypy_extensions import i64
 from ctfw import reason
 from ctfw.conntrack.conn import Conn, SctpTrack
 from ctfw.conntrack.settings import Settings
-from ctfw.conntrack.state import CONFIRMED, IGNORED
+from ctfw.conntrack.state import CONFIRMED, IGNORED, STATE_UPDATED
 from ctfw.conntrack.table import Table
 from ctfw.packet import ORIGINAL, Packet, read16, read32
 
@@ -222,6 +222,8 @@ def track(conn: Conn, packet: Packet, direction: i64, table: Table, now: i64, se
             sctp.opened[0] = 0
             sctp.opened[1] = 0
         conn.l4state = state
+        if state != old:
+            conn.status |= STATE_UPDATED
         if state == ESTABLISHED and old != ESTABLISHED:
             table.assure(conn)
         at += _step(data, at)

@@ -17,6 +17,9 @@ SEEN_REPLY: Final = 2
 ASSURED: Final = 4
 CONFIRMED: Final = 8
 DYING: Final = 512
+# Not the kernel's: noted for listeners until a packet is accepted (``events``). The second includes the first.
+UPDATED: Final = 1 << 24
+STATE_UPDATED: Final = 3 << 24
 
 # What a rule may ask for ahead of tracking, for one connection: to pick it up in its middle whatever tcp_loose says,
 # and never to hold it to its windows, as tcp_be_liberal does for all. LIBERAL includes nothing of LOOSE.

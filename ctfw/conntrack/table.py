@@ -21,7 +21,8 @@ from typing import Final
 from mypy_extensions import i64
 
 from ctfw.conntrack.conn import Conn
-from ctfw.conntrack.state import ASSURED, CONFIRMED, DYING
+from ctfw.conntrack.events import DELETED, DESTROY, EARLY_DROP, EXPIRED, Events
+from ctfw.conntrack.state import ASSURED, CONFIRMED, DYING, UPDATED
 
 SHARDS: Final = 256
 
@@ -41,6 +42,7 @@ class Table:
         self._counts_sources: bool = False
         self._by_source: dict[bytes, int] = {}
         self.shards: int = SHARDS
+        self.events: Events | None = None  # None: nobody listens
 
     def __len__(self) -> int:
         return self._count
@@ -57,7 +59,7 @@ class Table:
         """The living connection that has ``key`` as one of its two tuples."""
         conn = self._shard(key).get(key)
         if conn is not None and conn.expires <= now:
-            self.remove(conn)
+            self.remove(conn, now, EXPIRED)
             return None
         return conn
 
@@ -76,10 +78,13 @@ class Table:
             self._by_source[source] = self._by_source.get(source, 0) + 1
         return True
 
-    def remove(self, conn: Conn) -> None:
-        """Takes the connection out; does nothing when it is not in."""
+    def remove(self, conn: Conn, now: i64, cause: i64 = DELETED) -> None:
+        """Takes the connection out, for one of the causes of ``events``; does nothing when it is not in."""
         if conn.status & CONFIRMED == 0 or conn.status & DYING != 0:
             return
+        events = self.events
+        if events is not None:
+            events.add(DESTROY, conn, cause, now)
         conn.status |= DYING
         self._shard(conn.key).pop(conn.key, None)
         self._shard(conn.reply_key).pop(conn.reply_key, None)
@@ -116,20 +121,20 @@ class Table:
             return
         if conn.status & CONFIRMED != 0 and conn.status & DYING == 0:
             self._unlink(conn)
-        conn.status |= ASSURED
+        conn.status |= ASSURED | UPDATED
 
-    def early_drop(self) -> Conn | None:
+    def early_drop(self, now: i64) -> Conn | None:
         """Removes and returns the oldest unassured connection; None when every one is assured."""
         conn = self._oldest
         if conn is not None:
-            self.remove(conn)
+            self.remove(conn, now, EARLY_DROP)
         return conn
 
-    def clear(self) -> None:
+    def clear(self, now: i64 = 0) -> None:
         """Forgets every connection."""
         for shard in self._shards:
             for conn in list(shard.values()):
-                self.remove(conn)
+                self.remove(conn, now)
 
     def shard(self, number: int) -> list[Conn]:
         """The connections whose original tuple is in shard ``number`` (0 to ``shards`` - 1), expired ones included."""
@@ -142,7 +147,7 @@ class Table:
         while step < shards:
             for conn in list(self._shards[self._swept].values()):
                 if conn.expires <= now and conn.status & DYING == 0:
-                    self.remove(conn)
+                    self.remove(conn, now, EXPIRED)
                     freed += 1
             self._swept = (self._swept + 1) % SHARDS
             step += 1

@@ -19,7 +19,7 @@ from mypy_extensions import i64
 from ctfw import reason
 from ctfw.conntrack.conn import Conn, Side, TcpTrack
 from ctfw.conntrack.settings import SECOND, Settings
-from ctfw.conntrack.state import ASSURED, CONFIRMED, IGNORED, LIBERAL, LOOSE, SEEN_REPLY
+from ctfw.conntrack.state import ASSURED, CONFIRMED, IGNORED, LIBERAL, LOOSE, SEEN_REPLY, STATE_UPDATED
 from ctfw.packet import ORIGINAL, REPLY, Packet, read16, read32
 
 NONE: Final = 0
@@ -292,6 +292,8 @@ def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, s
     tcp.last_kind = kind
     tcp.last_dir = direction
     conn.l4state = new
+    if new != old:
+        conn.status |= STATE_UPDATED
     if new == FIN_WAIT and old != FIN_WAIT:
         sender.flags |= _CLOSED_FIRST
 

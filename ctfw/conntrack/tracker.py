@@ -16,6 +16,8 @@ from ctfw import reason
 from ctfw.checksum import is_checksum_good
 from ctfw.conntrack import generic, gre, icmp, sctp, tcp, udp
 from ctfw.conntrack.conn import Conn
+from ctfw.conntrack.events import DELETED, REOPENED, RESET, UPDATE
+from ctfw.conntrack.events import NEW as NEW_CONNECTION
 from ctfw.conntrack.expect import Expectation, Expectations
 from ctfw.conntrack.helpers.inspect import inspect
 from ctfw.conntrack.helpers.pptp import end_call
@@ -30,7 +32,9 @@ from ctfw.conntrack.state import (
     NEW,
     RELATED,
     SEEN_REPLY,
+    STATE_UPDATED,
     UNTRACKED,
+    UPDATED,
 )
 from ctfw.conntrack.table import Table
 from ctfw.packet import (
@@ -127,7 +131,7 @@ class ConnTrack:
         if answer == tcp.REOPENED:
             # The tuple's former connection is over. What is found now is unconfirmed, so it cannot happen again.
             self.stats.search_restart += 1
-            self.remove(conn, now)
+            self.remove(conn, now, REOPENED)
             conn = self._resolve(packet, now)
             if conn is None:
                 return None
@@ -137,9 +141,10 @@ class ConnTrack:
         if answer == tcp.ASSURE:
             self.table.assure(conn)
         elif answer == tcp.DELETE:
-            self.table.remove(conn)
+            self.table.remove(conn, now, RESET)
         if packet.direction == REPLY:
-            conn.status |= SEEN_REPLY
+            if conn.status & SEEN_REPLY == 0:
+                conn.status |= SEEN_REPLY | UPDATED
             if answer != IGNORED:
                 conn.reply_packets += 1
                 conn.reply_bytes += packet.length
@@ -168,6 +173,9 @@ class ConnTrack:
                 self._expectations.remove_master(conn)
                 return reason.CLASH
             self.stats.insert += 1
+            self._tell(NEW_CONNECTION, conn, now)
+        elif conn.status & UPDATED != 0:
+            self._tell(UPDATE, conn, now)
         return 0
 
     def own_error(self, packet: Packet) -> None:
@@ -208,16 +216,16 @@ class ConnTrack:
         """The expectations of living masters, expired ones included."""
         return self._expectations.all()
 
-    def remove(self, conn: Conn, now: i64) -> None:
+    def remove(self, conn: Conn, now: i64, cause: i64 = DELETED) -> None:
         """Takes one connection out, and with it what it expects and, when it is PPTP's, the call's tunnel."""
-        self.table.remove(conn)
+        self.table.remove(conn, now, cause)
         if conn.helper == PPTP:
             end_call(conn, self._expectations, self._calls, self.table, now)
         self._expectations.remove_master(conn)
 
-    def flush(self) -> None:
+    def flush(self, now: i64 = 0) -> None:
         """Forgets every connection and expectation."""
-        self.table.clear()
+        self.table.clear(now)
         self._expectations.clear()
         self._calls = gre.Calls()
 
@@ -227,6 +235,13 @@ class ConnTrack:
         self.table.count_sources(settings.per_source != 0)
         self.zoned = len(settings.zones) != 0
         self.zone = b""
+
+    def _tell(self, kind: i64, conn: Conn, now: i64) -> None:
+        """What was noted on the connection since the last packet that was accepted is told to who listens, and done."""
+        events = self.table.events
+        if events is not None and conn.status & DYING == 0:
+            events.add(kind, conn, 0, now)
+        conn.status &= ~STATE_UPDATED
 
     def _invalid(self, packet: Packet, why: i64) -> Conn | None:
         packet.state = INVALID
@@ -266,7 +281,7 @@ class ConnTrack:
         if settings.per_source != 0 and self.table.count_of_source(packet.key) >= settings.per_source:
             return self._refuse(packet, reason.SOURCE_FULL)
         if settings.max != 0 and len(self.table) >= settings.max:
-            if self.table.early_drop() is None:
+            if self.table.early_drop(now) is None:
                 return self._refuse(packet, reason.TABLE_FULL)
             self.stats.early_drop += 1
         conn = Conn(packet.key, reply_key, now)

@@ -9,10 +9,12 @@ show are taken over: UDP to port 9999 is untracked, and FTP, IRC, TFTP and PPTP 
 import ctypes
 import glob
 import os
+import time
 from collections.abc import Mapping
 
 from ctfw.conntrack import record
 from ctfw.conntrack.conn import Conn
+from ctfw.conntrack.events import Events
 from ctfw.conntrack.settings import Settings
 from ctfw.conntrack.state import ASSURED, CONFIRMED, EXPECTED, SEEN_REPLY, state_name
 from ctfw.conntrack.tracker import ConnTrack
@@ -106,8 +108,17 @@ class Engine:
         self._values = values
         self._tracker.reconfigure(Settings({**values, "max": 0}, _HELPERS))
 
+    def listen(self) -> None:
+        """From now on keeps what happens to connections, for ``told``."""
+        self._tracker.table.events = Events(1 << 20)
+
+    def told(self) -> list[str]:
+        """What has happened since the last call, as ``conntrack -E`` prints it."""
+        events = self._tracker.table.events
+        return [record.event_line(event) for event in events.take(1 << 20)] if events is not None else []
+
     def flush(self) -> None:
-        self._tracker.flush()
+        self._tracker.flush(time.monotonic_ns())
 
     def _follow_kernel(self) -> None:
         """Takes over the knobs of the gateway whose process this is (its namespace is named after the process)."""

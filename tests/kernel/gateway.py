@@ -16,8 +16,9 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -167,6 +168,10 @@ class Gateway:
         while not self._mark and select.select([self._file], [], [], max(until - time.monotonic(), 0))[0]:
             self._queue.run(block=False)
         return Label(self._mark)
+
+    def start(self, command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
+        """Starts a program on the gateway."""
+        return self._net.gateway.start(command, **options)
 
     def _await(self, decide: Callable[[bytes], bool]) -> None:
         self._decide = decide

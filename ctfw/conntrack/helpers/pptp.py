@@ -185,7 +185,7 @@ def end_call(conn: Conn, expectations: Expectations, calls: gre.Calls, table: Ta
     for key in _call_keys(conn, known):
         tunnel = table.find(key, now)
         if tunnel is not None:
-            table.remove(tunnel)
+            table.remove(tunnel, now)
             continue
         other = expectations.find_exactly(key, now)
         if other is not None:
