@@ -6,9 +6,9 @@ order of start and stop. What each of them does is in its own file; here is only
 Life-cycle: everything that can fail is made first (rules, record file, control socket, queue), so that a start that
 fails has not yet touched a packet; then READY. A turn of the loop reads at most BUDGET packets, serves at most one
 request of one client, and ticks when TICK has passed. The end (SIGTERM, SIGINT): the packets that wait are judged, the
-last verdicts sent, and then the queue is given back. Every packet that was read is answered, the last line of the log
-proves it by received=answered; what comes between the last read and the unbinding, the kernel drops as it does with
-any queue that ends.
+last verdicts sent, and then our hold on the queue is given up. Every packet that was read is answered, the last line of
+the log proves it by received=answered; what comes after the last read waits for the next daemon if systemd keeps the
+queue (service/handover.py), else the kernel drops it as it does with any queue that ends.
 
 The watchdog is fed only for progress: since the last time verdicts went out, or the queue was seen empty. A loop that
 merely turns does not count.
@@ -40,11 +40,13 @@ from ctfw.nfqueue import Queue
 from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service.alarms import Alarms, watch_packets
 from ctfw.service.control import Control
+from ctfw.service.descriptors import Descriptors
 from ctfw.service.flight import Flight
+from ctfw.service.handover import give_up_rest, take_queue
 from ctfw.service.heat import Heat
 from ctfw.service.hook.present import is_answering
 from ctfw.service.journal import ERROR, NOTICE, WARNING, Journal
-from ctfw.service.kernel_queue import KernelQueue, QueueError
+from ctfw.service.kernel_queue import QueueError
 from ctfw.service.kinds import (
     INTERNAL_ERROR,
     RULES_PROBLEM,
@@ -99,6 +101,7 @@ class Daemon:
         self._options = options
         loaded = rule_tests.load(options.rules)
         self._notifier = Notifier(environment)
+        self._descriptors = Descriptors(environment)
         self._journal = Journal(options.log, environment)
         self._started = time.monotonic_ns()
         self._offset = time.time_ns() - self._started  # taken once: recorded times know no step of the wall clock
@@ -114,8 +117,11 @@ class Daemon:
         methods: dict[str, Method] = {}  # filled below: they speak of the queue, which is bound last
         self._control = Control(options.socket, self._selector, methods, self._log_exception, READING)
         try:
-            self._kernel = KernelQueue(
+            self._kernel = take_queue(
                 self._number,
+                self._descriptors,
+                self._notifier,
+                self._journal,
                 gso=options.gso,
                 fail_open=_is_failing_open(loaded),
                 copy_range=options.copy_range,
@@ -169,6 +175,7 @@ class Daemon:
             for complaint in read_members(self._options.state, self.engine.ruleset, now, unix):
                 self._journal.log(complaint, WARNING, kind=STATE_REFUSED)
             self._next_save = now + SAVE_INTERVAL
+        give_up_rest(self._descriptors, self._notifier, self._journal)
         self._selector.register(self._kernel.sock, selectors.EVENT_READ, self._packets)
         self._take_signals()
         for note in self._kernel.notes:
@@ -178,6 +185,8 @@ class Daemon:
         gc.disable()
         gc.collect()
         gc.freeze()
+        if self._kernel.adopted:
+            self.queue.resume(*self._kernel.settle())
         self._journal.log(f"started: version={__version__} {self._facts()}", NOTICE, kind=STARTED)
         self._notifier.ready(self._facts())
 

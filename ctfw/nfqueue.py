@@ -239,6 +239,18 @@ class Queue:
         self._outbox.clear()
         return True
 
+    def resume(self, last: int, fresh: list[bytes]) -> None:
+        """Go on with a queue that others read before us.
+
+        ``last`` is the number up to which its packets are none of ours, -1 if nobody knows; ``fresh`` are messages
+        after it that were read already.
+        """
+        self._last_id = last
+        now: i64 = time.monotonic_ns()
+        for data in fresh:
+            self._datagram(data, now)
+        self.flush()
+
     def refresh_names(self) -> None:
         """Ask the kernel for the names of the interfaces again: they can be renamed."""
         self._names = dict(socket.if_nameindex())
@@ -320,14 +332,15 @@ class Queue:
 
     def _follow(self, packet_id: i64) -> None:
         """Count what the kernel numbered since the last packet, and settle what came in between and has no number."""
-        gap: i64 = (packet_id - self._last_id - 1) & 0xFFFFFFFF
+        before = self._last_id
+        gap: i64 = (packet_id - before - 1) & 0xFFFFFFFF
         self._last_id = packet_id
         if self._unidentified:
             self._unidentified = False
             if self._run_open:
                 self._close_run()
             self._outbox.append(self._batch((packet_id - 1) & 0xFFFFFFFF, self.error_verdict, -1))
-        if 0 < gap < 0x80000000:
+        if 0 < gap < 0x80000000 and before >= 0:
             self.lost += gap
 
     def _answer(self, packet_id: i64, verdict: i64, mark: i64) -> None:

@@ -1,4 +1,4 @@
-"""The kernel's queue, cold side: bind it, configure it, say clearly why that failed, read its figures.
+"""The kernel's queue, cold side: bind it or take it over, configure it, say clearly why that failed, read its figures.
 
 The NetfilterQueue package opens and binds the queue, in its constructor and in ``bind``, so both happen in the network
 namespace of this process. From then on the descriptor is ours: everything is configured by our own messages on a
@@ -6,8 +6,15 @@ duplicate of it, and the package never reads a packet.
 
 Order, and why: the queue is bound in the mode that copies nothing, in which the kernel gives us no packet yet. So the
 package, which waits for acknowledgements on the same socket, cannot take packets away from us; flags and length are set
-and acknowledged; the last message switches copying on, and the first packet has number 1. ``close`` goes the other way:
-the queue is destroyed by our own message, whereupon the kernel drops what still waits in it.
+and acknowledged; the last message switches copying on, and the first packet has number 1. The queue belongs to the
+socket and lives until its last descriptor is closed, whereupon the kernel drops what still waits in it. So ours must be
+the only one in this process: the package's is turned into one of /dev/null.
+
+Taking over: systemd may have kept the descriptor of our predecessor's socket (handover.py), with the queue and the
+packets that came since. Whatever the predecessor read and did not judge would wait for ever, and nobody knows what
+that was. Therefore ``settle`` sends everything that waits once more to the hook that it came from (NF_REPEAT), up to
+the last number that the kernel has given; messages up to that number are copies of such packets and not looked at,
+those beyond it are the first of ours. The batch verdict of that is harmless when nothing waits (ENOENT).
 
 Sizes: the copy range is the largest MTU (the loopback's apart, it is never queued), at least 1600, because a checksum
 can be verified only over the whole packet. The receive buffer holds a full queue of such copies, so that a burst ends
@@ -17,6 +24,7 @@ at the queue's length, where the failure policy has a word, and not in the socke
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -24,7 +32,15 @@ import struct
 import warnings
 from typing import IO, Final
 
-from ctfw.nfqueue import CONFIG_MESSAGE, ERROR_MESSAGE, attribute, message_header
+from ctfw.nfqueue import (
+    BATCH_MESSAGE,
+    CONFIG_MESSAGE,
+    ERROR_MESSAGE,
+    PACKET_MESSAGE,
+    Message,
+    attribute,
+    message_header,
+)
 
 PROC: Final = "/proc/net/netfilter/nfnetlink_queue"
 MAXLEN: Final = 8192
@@ -36,14 +52,18 @@ _PACKET_OVERHEAD: Final = 2048  # what the kernel accounts for a message beyond 
 
 _NLM_F_REQUEST: Final = 1
 _NLM_F_ACK: Final = 4
-_NFQA_CFG_CMD: Final = 1
 _NFQA_CFG_PARAMS: Final = 2
 _NFQA_CFG_QUEUE_MAXLEN: Final = 3
 _NFQA_CFG_MASK: Final = 4
 _NFQA_CFG_FLAGS: Final = 5
-_UNBIND: Final = 2
 _COPY_NONE: Final = 0
 _COPY_PACKET: Final = 2
+_NFQA_VERDICT_HDR: Final = 2
+_NF_REPEAT: Final = 4
+_NETLINK_NETFILTER: Final = 12
+_ANSWER: Final = 5.0  # seconds; the kernel answers before our send returns
+# Two bounds that together stand behind every number there is, wherever the kernel's counter is.
+_EVERY_NUMBER: Final = (0x7FFFFFFF, 0xFFFFFFFF)
 _FAIL_OPEN: Final = 1
 _GSO: Final = 4
 
@@ -64,31 +84,80 @@ class QueueError(Exception):
 class KernelQueue:
     """A bound and configured queue. ``sock`` is the caller's to read and write; ``notes`` are lines for the log."""
 
-    def __init__(self, number: int, *, gso: bool, fail_open: bool, copy_range: int = 0, maxlen: int = MAXLEN) -> None:
+    def __init__(
+        self,
+        number: int,
+        *,
+        gso: bool,
+        fail_open: bool,
+        copy_range: int = 0,
+        maxlen: int = MAXLEN,
+        kept: socket.socket | None = None,
+    ) -> None:
+        """``kept``: a socket that may hold the queue already; QueueError if it does not, and it is closed."""
         self.number = number
         self.maxlen = maxlen
         self.copy_range = min(copy_range or largest_mtu(), MAX_RANGE)
         self.buffer = self.copy_range + _HEADROOM
         self.gso = gso
         self.fail_open = fail_open
+        self.adopted = kept is not None
         self.notes: list[str] = []
-        self._package = _bind(number)
+        self._last = -1  # the number of the last message that was put aside
         self._proc: IO[str] | None = None
-        with contextlib.suppress(OSError):
-            self._proc = open(PROC, encoding="ascii")  # noqa: SIM115 - kept: later we may not be allowed to
-        self.sock = socket.socket(fileno=os.dup(self._package.get_fd()))
+        self.sock = kept if kept is not None else _bind(number)
+        self.sock.settimeout(_ANSWER)
         try:
+            if kept is not None and (kept.family, kept.proto) != (socket.AF_NETLINK, _NETLINK_NETFILTER):
+                raise OSError(errno.EINVAL, "not a netfilter socket")
             self._size_socket()
             # Losses are counted by the packets' numbers. Without this option the kernel would also refuse every
             # packet after an overrun until the socket is empty.
             self.sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+            if self.adopted:
+                self._drain()  # else there is no room for answers
+                self.sock.settimeout(_ANSWER)
             self._command(_NFQA_CFG_QUEUE_MAXLEN, struct.pack(">I", maxlen))
             self.set_flags(gso=gso, fail_open=fail_open)
             self._command(_NFQA_CFG_PARAMS, struct.pack(">IB", self.copy_range, _COPY_PACKET), acknowledge=False)
             self.sock.setblocking(False)
         except OSError as error:
             self.sock.close()
-            raise QueueError(f"queue {number}: cannot be configured: {error.strerror}") from error
+            raise QueueError(f"queue {number}: cannot be configured: {error.strerror or error}") from error
+        with contextlib.suppress(OSError):
+            self._proc = open(PROC, encoding="ascii")  # noqa: SIM115 - kept: later we may not be allowed to
+
+    def settle(self) -> tuple[int, list[bytes]]:
+        """Has everything come again that waits in an adopted queue; to be called when packets can be judged.
+
+        Returns the last number that the kernel had given before, -1 when that cannot be told, and the messages after it
+        that were read here. Raises OSError.
+        """
+        self._drain()
+        last = self._last_given()
+        if last < 0:
+            # The file is not ours to read. Something that comes just now, and only that, may be judged twice.
+            last = self._last
+        bounds = (last,) if last >= 0 else _EVERY_NUMBER
+        for bound in bounds:
+            verdict = attribute(_NFQA_VERDICT_HDR, struct.pack(">II", _NF_REPEAT, bound))
+            self._request(BATCH_MESSAGE, verdict, _NLM_F_ACK)
+        fresh: list[bytes] = []
+        message = Message()
+        answers = 0
+        while answers < len(bounds):
+            try:
+                data = self.sock.recv(self.buffer)
+            except BlockingIOError:  # no room for the answer, but the verdict was obeyed before send returned
+                break
+            kind, code = struct.unpack_from("=4xH10xi", data)
+            if kind == ERROR_MESSAGE:
+                answers += 1
+                if code not in (0, -errno.ENOENT):
+                    raise OSError(-code, os.strerror(-code))
+            elif message.read(data, 0, len(data)) and (last < 0 or 0 < (message.id - last) & 0xFFFFFFFF < 0x80000000):
+                fresh.append(data)
+        return last, fresh
 
     def set_flags(self, *, gso: bool, fail_open: bool) -> None:
         """GSO: big packets come whole. FAIL_OPEN: what finds the queue full passes unjudged."""
@@ -102,30 +171,49 @@ class KernelQueue:
 
     def figures(self) -> dict[str, int] | None:
         """What the kernel says of this queue: waiting, queue_dropped, socket_dropped; None if it may not be read."""
-        if self._proc is None:
+        fields = self._fields()
+        if not fields:
             return None
+        return {"waiting": fields[2], "queue_dropped": fields[5], "socket_dropped": fields[6]}
+
+    def close(self) -> None:
+        """Give up our hold on the queue.
+
+        Unless somebody else has one, it is gone: what waits in it the kernel drops, later packets have no listener.
+        """
+        self.sock.close()
+        if self._proc is not None:
+            self._proc.close()
+
+    def _last_given(self) -> int:
+        """The last number that the kernel gave to a packet, or -1."""
+        fields = self._fields()
+        return fields[7] if fields else -1
+
+    def _fields(self) -> list[int]:
+        """This queue's line in PROC; empty when it may not be read or has none."""
+        if self._proc is None:
+            return []
         try:
             self._proc.seek(0)
             text = self._proc.read()
         except OSError:
-            return None
+            return []
         for line in text.splitlines():
-            fields = line.split()
-            if int(fields[0]) == self.number:
-                return {
-                    "waiting": int(fields[2]),
-                    "queue_dropped": int(fields[5]),
-                    "socket_dropped": int(fields[6]),
-                }
-        return None
+            fields = [int(field) for field in line.split()]
+            if fields[0] == self.number:
+                return fields
+        return []
 
-    def close(self) -> None:
-        """Give the queue back. What still waits in it the kernel drops, later packets have no listener."""
-        with contextlib.suppress(OSError):
-            self._command(_NFQA_CFG_CMD, struct.pack(">BBH", _UNBIND, 0, 0), acknowledge=False)
-        self.sock.close()
-        if self._proc is not None:
-            self._proc.close()
+    def _drain(self) -> None:
+        """Empties the socket of what came for our predecessor; all of it still waits in the queue."""
+        self.sock.setblocking(False)
+        message = Message()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data = self.sock.recv(self.buffer)
+                if message.read(data, 0, len(data)):
+                    self._last = message.id
 
     def _size_socket(self) -> None:
         size = min(self.maxlen * (self.buffer + _PACKET_OVERHEAD), MAX_RECEIVE_BUFFER)
@@ -144,14 +232,20 @@ class KernelQueue:
         self._send(attribute(kind, body), acknowledge)
 
     def _send(self, attributes: bytes, acknowledge: bool) -> None:
-        flags = _NLM_F_REQUEST | (_NLM_F_ACK if acknowledge else 0)
-        self.sock.send(message_header(CONFIG_MESSAGE, flags, 20 + len(attributes), self.number) + attributes)
-        if not acknowledge:
-            return
-        answer = self.sock.recv(4096)
-        kind, code = struct.unpack_from("=4xH10xi", answer)
-        if kind == ERROR_MESSAGE and code != 0:
-            raise OSError(-code, os.strerror(-code))
+        self._request(CONFIG_MESSAGE, attributes, _NLM_F_ACK if acknowledge else 0)
+        while acknowledge:
+            answer = self.sock.recv(self.buffer)
+            kind, code = struct.unpack_from("=4xH10xi", answer)
+            if kind == ERROR_MESSAGE:
+                if code != 0:
+                    raise OSError(-code, os.strerror(-code))
+                return
+            if kind != PACKET_MESSAGE:
+                raise OSError(errno.EBADMSG, f"an answer of kind {kind}")
+
+    def _request(self, kind: int, attributes: bytes, flags: int) -> None:
+        header = message_header(kind, _NLM_F_REQUEST | flags, 20 + len(attributes), self.number)
+        self.sock.send(header + attributes)
 
 
 def largest_mtu() -> int:
@@ -168,33 +262,29 @@ def largest_mtu() -> int:
     return largest
 
 
-class _Package:
-    """The part of the NetfilterQueue package that we use; it ships no types for mypy --strict."""
-
-    def __init__(self, number: int) -> None:
+def _bind(number: int) -> socket.socket:
+    """A socket that holds the queue, or why there is none: this is where an administrator meets his first error."""
+    try:
         from netfilterqueue import NetfilterQueue
 
-        self._queue = NetfilterQueue()
+        package = NetfilterQueue()  # ships no types for mypy --strict
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a receive buffer that we size ourselves
-            self._queue.bind(number, _never, mode=_COPY_NONE)
-
-    def get_fd(self) -> int:
-        return int(self._queue.get_fd())
-
-
-def _never(packet: object) -> None:
-    raise AssertionError(f"the package read {packet}")
-
-
-def _bind(number: int) -> _Package:
-    """Bind, or say why not: this is where an administrator meets his first error."""
-    try:
-        return _Package(number)
+            package.bind(number, _never, mode=_COPY_NONE)
     except ImportError as error:
         raise QueueError(f"the NetfilterQueue package cannot be loaded: {error}") from error
     except OSError as error:
         raise _reason(number, error) from error
+    descriptor = int(package.get_fd())
+    sock = socket.socket(fileno=os.dup(descriptor))
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(nothing, descriptor, inheritable=False)  # the package's end is none of the queue's now
+    os.close(nothing)
+    return sock
+
+
+def _never(packet: object) -> None:
+    raise AssertionError(f"the package read {packet}")
 
 
 def _reason(number: int, error: OSError) -> QueueError:
@@ -236,4 +326,7 @@ def _holder(number: int) -> str:
             who = f"pid {port}, {comm.read().strip()}"  # the port is the process's number unless it opened several
     except OSError:
         who = "a process that cannot be told from it"
-    return f"already bound by netlink port {port} ({who}); stop it or choose another with --queue"
+    return (
+        f"already bound by netlink port {port} ({who}); stop it or choose another with --queue."
+        " A queue that systemd keeps for a service is given up by systemctl stop"
+    )

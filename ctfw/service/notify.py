@@ -1,4 +1,4 @@
-"""What systemd wants to hear from the daemon (sd_notify(3)); silent when systemd does not ask.
+"""What systemd wants to hear from the daemon (sd_notify(3)), and what it shall keep; silent when systemd does not ask.
 
 The protocol is one datagram to the socket named in NOTIFY_SOCKET. It is spoken here rather than through a library:
 a service of Type=notify whose start-up depended on an optional package would never come up without it. Nothing is
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Mapping
 
 
@@ -49,8 +50,22 @@ class Notifier:
         """One line for `systemctl status`."""
         self._send(f"STATUS={text}")
 
-    def _send(self, state: str) -> None:
+    def keep(self, name: str, descriptor: int) -> None:
+        """Have systemd keep a descriptor for whoever comes after us (FileDescriptorStoreMax= of the unit permitting).
+
+        FDPOLL=0: else systemd would poll it, and drop it silently at its first error, which a queue's socket has
+        whenever it overflows.
+        """
+        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptor)
+
+    def drop(self, name: str) -> None:
+        """Have systemd forget a descriptor that it keeps."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def _send(self, state: str, descriptor: int = -1) -> None:
         if self._sock is None:
             return
         with contextlib.suppress(OSError):  # systemd is restarting or busy; there is nobody else to tell
-            self._sock.sendto(state.encode(), self._address)
+            # Not socket.send_fds: in Python 3.11 it forgets the address.
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))] if descriptor >= 0 else []
+            self._sock.sendmsg([state.encode()], rights, 0, self._address)
