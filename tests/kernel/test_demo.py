@@ -20,7 +20,8 @@ from lab.net import Network
 pytestmark = pytest.mark.kernel
 
 TESTS = Path(__file__).resolve().parent.parent
-DEMO = (sys.executable, "-P", "-m", "lab.demo")
+# A shell that starts us in the background has interrupts ignored, and so would the demo.
+DEMO = ("env", "--default-signal=INT", sys.executable, "-P", "-m", "lab.demo")
 
 
 def environment(directory: Path) -> dict[str, str]:
