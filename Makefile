@@ -76,8 +76,11 @@ mutation: $(BUILT)  ## spoil the engine line by line: does a test notice each ti
 	@echo "ctfw: fetching FTP, IRC, TFTP and SIP programs for the tests into $@ (not installing them)"
 	@sh tests/lab/servers.sh $@ && chown -R $(OWNER) $@
 
-bench bench-quick: $(BUILT)  ## what the engine alone costs, and what rules cost
-	@.venv/bin/python bench/engine.py && .venv/bin/python bench/rules.py
+bench: $(PURE)  ## what it costs, as a table with targets: a few minutes, as root; figures in .venv/bench.json
+	@PYTHONPATH=bench:tests $(AS_ROOT) .venv/bin/python bench/run.py --pure .venv/pure --output .venv/bench.json
+
+bench-quick: $(BUILT)  ## what the engine alone costs, and what rules cost: under a minute, without root
+	@PYTHONPATH=bench:tests .venv/bin/python bench/run.py --quick
 
 clean:  ## remove whatever make made here
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.pcapng

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Traffic for the gateway between two machines, in C so that the ends cost as little as they can.
+ *
+ *   traffic echo PORT FLOWS            server: UDP on FLOWS ports from PORT on, and TCP on PORT
+ *   traffic load HOST PORT FLOWS SIZE  client: datagrams over FLOWS flows; see below
+ *   traffic ping HOST PORT COUNT       client: one datagram at a time; prints p50 and p99 in nanoseconds
+ *   traffic connect HOST PORT SECONDS  client: connect, byte there and back, close; prints how many a second
+ *   traffic stream HOST PORT SECONDS   client: one TCP stream; prints bits a second
+ *
+ * load first has every flow answered once, so that all are established, and says "ready". Then each line on its input
+ * is a number: so many datagrams go out as fast as they can, unanswered, and "sent" says that they are out.
+ *
+ * The first byte says what the server does: 'e' wants an echo, 's' of a TCP connection takes all that comes and
+ * answers with the number of bytes when it ends; other datagrams are swallowed.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MOST_FLOWS 1024
+#define BURST 32
+
+static char buffer[1 << 17];
+
+static long now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000L + time.tv_nsec;
+}
+
+static int fail(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static int open_socket(int type, const char *host, int port, int listens)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct timeval patience = {2, 0};
+    int one = 1, sock = socket(AF_INET, type, 0);
+
+    inet_aton(host, &address.sin_addr);
+    setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (listens) {
+        if (bind(sock, (void *)&address, sizeof address))
+            fail("traffic: bind");
+        return sock;
+    }
+    setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    if (connect(sock, (void *)&address, sizeof address)) {
+        close(sock);
+        return -1;
+    }
+    return sock;
+}
+
+static void serve_connection(int sock)
+{
+    struct timeval patience = {2, 0};
+    long bytes = 0;
+    int got;
+
+    setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    got = recv(sock, buffer, 1, 0);
+
+    if (got == 1 && *buffer == 's') {
+        while ((got = recv(sock, buffer, sizeof buffer, 0)) > 0)
+            bytes += got;
+        send(sock, &bytes, sizeof bytes, MSG_NOSIGNAL);
+    } else if (got == 1) {
+        send(sock, buffer, 1, MSG_NOSIGNAL);
+        recv(sock, buffer, 1, 0); /* until it closes */
+    }
+    close(sock);
+}
+
+static void echo(int port, int flows)
+{
+    static struct pollfd ends[MOST_FLOWS + 1];
+
+    for (int i = 0; i < flows; i++)
+        ends[i] = (struct pollfd){open_socket(SOCK_DGRAM, "0.0.0.0", port + i, 1), POLLIN, 0};
+    ends[flows] = (struct pollfd){open_socket(SOCK_STREAM, "0.0.0.0", port, 1), POLLIN, 0};
+    listen(ends[flows].fd, 1024);
+    puts("ready");
+    fflush(stdout);
+    for (;;) {
+        poll(ends, flows + 1, -1);
+        for (int i = 0; i < flows; i++) {
+            struct sockaddr_in from;
+            socklen_t size = sizeof from;
+            if (!(ends[i].revents & POLLIN))
+                continue;
+            int got = recvfrom(ends[i].fd, buffer, sizeof buffer, MSG_DONTWAIT, (void *)&from, &size);
+            if (got > 0 && *buffer == 'e')
+                sendto(ends[i].fd, buffer, got, 0, (void *)&from, size);
+        }
+        if (ends[flows].revents & POLLIN)
+            serve_connection(accept(ends[flows].fd, NULL, NULL));
+    }
+}
+
+static int load(const char *host, int port, int flows, int size)
+{
+    static struct mmsghdr burst[BURST];
+    static struct sockaddr_in to[BURST];
+    struct iovec data = {buffer, size};
+    struct timeval patience = {2, 0};
+    int sock = socket(AF_INET, SOCK_DGRAM, 0), next = 0;
+    long count;
+
+    setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    for (int i = 0; i < BURST; i++) {
+        to[i].sin_family = AF_INET;
+        inet_aton(host, &to[i].sin_addr);
+        burst[i].msg_hdr = (struct msghdr){&to[i], sizeof to[i], &data, 1, NULL, 0, 0};
+    }
+    for (int flow = 0; flow < flows; flow++) {
+        to[0].sin_port = htons(port + flow);
+        *buffer = 'e';
+        if (sendto(sock, buffer, size, 0, (void *)&to[0], sizeof to[0]) != size || recv(sock, buffer, size, 0) != size)
+            return fail("traffic: no echo");
+    }
+    *buffer = 'x';
+    puts("ready");
+    fflush(stdout);
+    while (scanf("%ld", &count) == 1) {
+        while (count > 0) {
+            for (int i = 0; i < BURST; i++)
+                to[i].sin_port = htons(port + next++ % flows);
+            int sent = sendmmsg(sock, burst, BURST, 0);
+            count -= sent > 0 ? sent : 0;
+        }
+        puts("sent");
+        fflush(stdout);
+    }
+    return 0;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    long x = *(const long *)a, y = *(const long *)b;
+    return x < y ? -1 : x > y;
+}
+
+static int ping(const char *host, int port, int count)
+{
+    long *took = calloc(count, sizeof *took);
+    int sock = open_socket(SOCK_DGRAM, host, port, 0), answered = 0;
+
+    for (int i = 0; i < count; i++) {
+        char sent[8] = {'e'}, got[8];
+        long begun = now();
+        memcpy(sent + 1, &i, sizeof i);
+        send(sock, sent, sizeof sent, 0);
+        while (recv(sock, got, sizeof got, 0) == sizeof got)
+            if (!memcmp(sent, got, sizeof got)) {
+                took[answered++] = now() - begun;
+                break;
+            }
+    }
+    if (answered < count / 2)
+        return fail("traffic: no answers");
+    qsort(took, answered, sizeof *took, by_value);
+    printf("%ld %ld\n", took[answered / 2], took[answered * 99L / 100]);
+    return 0;
+}
+
+static int connections(const char *host, int port, double seconds)
+{
+    struct linger at_once = {1, 0}; /* a reset: no end of a connection waits in TIME_WAIT */
+    long begun = now(), end = begun + (long)(seconds * 1e9), done = 0, failed = 0;
+
+    while (now() < end) {
+        int sock = open_socket(SOCK_STREAM, host, port, 0);
+        if (sock >= 0 && send(sock, "e", 1, MSG_NOSIGNAL) == 1 && recv(sock, buffer, 1, 0) == 1)
+            done++;
+        else
+            failed++;
+        if (sock >= 0) {
+            setsockopt(sock, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+            close(sock);
+        }
+    }
+    printf("%.0f %ld\n", done * 1e9 / (now() - begun), failed);
+    return 0;
+}
+
+static int stream(const char *host, int port, double seconds)
+{
+    int sock = open_socket(SOCK_STREAM, host, port, 0);
+    long begun = now(), end = begun + (long)(seconds * 1e9), bytes = 0;
+    char *first = "s";
+
+    if (sock < 0)
+        return fail("traffic: connect");
+    send(sock, first, 1, 0);
+    while (now() < end)
+        if (send(sock, buffer, sizeof buffer, MSG_NOSIGNAL) < 0)
+            return fail("traffic: send");
+    shutdown(sock, SHUT_WR);
+    if (recv(sock, &bytes, sizeof bytes, MSG_WAITALL) != sizeof bytes)
+        return fail("traffic: no count");
+    printf("%.0f\n", bytes * 8e9 / (now() - begun));
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *mode = argc > 3 ? argv[1] : "";
+
+    if (!strcmp(mode, "echo"))
+        echo(atoi(argv[2]), atoi(argv[3]));
+    if (!strcmp(mode, "load") && argc > 5)
+        return load(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
+    if (!strcmp(mode, "ping") && argc > 4)
+        return ping(argv[2], atoi(argv[3]), atoi(argv[4]));
+    if (!strcmp(mode, "connect") && argc > 4)
+        return connections(argv[2], atoi(argv[3]), atof(argv[4]));
+    if (!strcmp(mode, "stream") && argc > 4)
+        return stream(argv[2], atoi(argv[3]), atof(argv[4]));
+    fprintf(stderr, "usage: see the head of traffic.c\n");
+    return 2;
+}
