@@ -41,6 +41,7 @@ from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service.alarms import Alarms, watch_packets
 from ctfw.service.control import Control
 from ctfw.service.descriptors import Descriptors
+from ctfw.service.events import EventStream
 from ctfw.service.flight import Flight
 from ctfw.service.handover import give_up_rest, take_queue
 from ctfw.service.heat import Heat
@@ -145,7 +146,8 @@ class Daemon:
         watch_packets(self._alarms, self.engine, self.queue, self._kernel, lambda: self._reloading.config.failure)
         reload = self._reloading.reload_for_client
         self._methods = Methods(self.engine, self.queue, self._kernel, self._status, reload, self._flight, self._heat)
-        methods.update(self._methods.table(), explain=explain_live.method(self.engine))
+        self._events = EventStream(self._tracker)
+        methods.update(self._methods.table(), explain=explain_live.method(self.engine), events=self._events.subscribe)
 
         self._stopping = False
         self._more_requests = False
@@ -216,7 +218,8 @@ class Daemon:
         wait = 0.0 if self._more_requests else max(0, self._next_tick - time.monotonic_ns()) / SECOND
         for key, mask in self._selector.select(wait):
             key.data(mask)
-        self._more_requests = self._control.step()
+        more_events = self._events.step()
+        self._more_requests = self._control.step() or more_events
         now = time.monotonic_ns()
         if now >= self._next_tick:
             self._tick(now)

@@ -19,6 +19,7 @@ from ctfw import __version__, engine
 from ctfw.cli import (
     daemon,
     doctor,
+    events,
     explain,
     flight,
     hook,
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version())
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for family in (
-        daemon, rules, test, explain, inspect, rules_live, set, replay, flight, hook, doctor, schema, import_,
+        daemon, rules, test, explain, inspect, events, rules_live, set, replay, flight, hook, doctor, schema, import_,
     ):  # fmt: skip
         family.add(subparsers)
     return parser

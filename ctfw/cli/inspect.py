@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ctfw import __version__
+from ctfw.cli.selecting import FILTERS, add_filters, selected
 from ctfw.service.client import Client, ClientError, socket_path
 from ctfw.tools.compare import Comparison, KernelTableError, compare, kernel_lines
 
@@ -22,21 +23,6 @@ from ctfw.tools.compare import Comparison, KernelTableError, compare, kernel_lin
 _CONNTRACK: Final = (
     "found", "invalid", "insert", "insert_failed", "drop", "early_drop", "error", "search_restart",
 )  # fmt: skip
-
-# Option, its name in a Selection, its value and what it means.
-_FILTERS: Final = (
-    (("-f", "--family"), "family", "FAMILY", "ipv4 or ipv6"),
-    (("-p", "--proto"), "proto", "PROTO", "protocol, by name or number"),
-    (("-s", "--src", "--orig-src"), "src", "ADDRESS", "source of the original direction; a network is fine"),
-    (("-d", "--dst", "--orig-dst"), "dst", "ADDRESS", "destination of the original direction"),
-    (("-r", "--reply-src"), "reply_src", "ADDRESS", "source of the reply direction"),
-    (("-q", "--reply-dst"), "reply_dst", "ADDRESS", "destination of the reply direction"),
-    (("--sport", "--orig-port-src"), "sport", "PORT", "source port of the original direction"),
-    (("--dport", "--orig-port-dst"), "dport", "PORT", "destination port of the original direction"),
-    (("--state",), "state", "STATE", "the protocol's own state, such as ESTABLISHED or TIME_WAIT"),
-    (("-u", "--status"), "status", "STATUS", "ASSURED, SEEN_REPLY, EXPECTED or UNREPLIED"),
-    (("-m", "--mark"), "mark", "MARK[/MASK]", "the connection's mark"),
-)
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,9 +36,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "-o", "--output", choices=("proc", "conntrack", "json", "jsonl"), default="proc", help="form of the output"
     )
     parser.add_argument("--expect", action="store_true", help="the connections that helpers expect, instead")
-    only = parser.add_argument_group("only those", "as `conntrack -L` has these options; all that are given must agree")
-    for options, name, metavar, text in _FILTERS:
-        only.add_argument(*options, dest=name, metavar=metavar, help=text)
+    add_filters(parser)
     parser.add_argument(
         "--compare-kernel",
         action="store_true",
@@ -86,7 +70,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def list_connections(arguments: argparse.Namespace) -> int:
     """`ctfw list`; returns the exit code."""
-    only = {name: getattr(arguments, name) for _, name, _, _ in _FILTERS if getattr(arguments, name) is not None}
+    only = selected(arguments)
     with Client(socket_path(arguments.socket)) as client:
         if arguments.compare_kernel:
             return _compare_kernel(client, only, arguments.tolerance)
@@ -111,7 +95,7 @@ def list_connections(arguments: argparse.Namespace) -> int:
 
 def _compare_kernel(client: Client, only: dict[str, str], tolerance: int) -> int:
     """Both tables, side by side; 1 when anything differs. The filters mean the same on both sides."""
-    options = {name: several[0] for several, name, _, _ in _FILTERS}
+    options = {name: several[0] for several, name, _, _ in FILTERS}
     try:
         kernel = kernel_lines([word for name, value in only.items() for word in (options[name], value)])
     except KernelTableError as error:

@@ -44,7 +44,7 @@ LOOK: Final = 8  # entries between two looks at the clock
 
 # The methods that the right READ is enough for; what is not here needs WRITE.
 READING: Final = frozenset(
-    {"clock", "expect", "explain", "flight", "list", "live", "members", "rules", "stats", "status"}
+    {"clock", "events", "expect", "explain", "flight", "list", "live", "members", "rules", "stats", "status"}
 )
 
 FORMS: Final = {"proc": proc_line, "conntrack": conntrack_line, "dict": as_dict}
