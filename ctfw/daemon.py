@@ -62,6 +62,7 @@ from ctfw.service.members_file import read_members, write_members
 from ctfw.service.methods import READING, Methods
 from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
+from ctfw.service.offload import OffloadCare
 from ctfw.service.packet_log import PacketLog
 from ctfw.service.record import Recorder
 from ctfw.service.reloading import Reloading
@@ -115,6 +116,7 @@ class Daemon:
         self._flight = Flight(self.engine)
         self._flight.configure(loaded.recorder)
         self._heat = Heat(self.engine, self._started)
+        self._offload = OffloadCare(self.engine, self._log_setting)
         methods: dict[str, Method] = {}  # filled below: they speak of the queue, which is bound last
         self._control = Control(options.socket, self._selector, methods, self._log_exception, READING)
         try:
@@ -179,6 +181,7 @@ class Daemon:
             self._next_save = now + SAVE_INTERVAL
         give_up_rest(self._descriptors, self._notifier, self._journal)
         self._selector.register(self._kernel.sock, selectors.EVENT_READ, self._packets)
+        self._offload.start(time.monotonic_ns())
         self._take_signals()
         for note in self._kernel.notes:
             self._journal.log(note, WARNING, kind=SETTING)
@@ -241,6 +244,7 @@ class Daemon:
         self.engine.ruleset.tick(now, time.time_ns())
         self._flight.tick(now)
         self._heat.tick(now)
+        self._offload.tick(now)
         self._control.tick(now)
         self._packets()  # an idle queue proves here that it is empty, not merely silent
         self._feed(now)
@@ -296,6 +300,7 @@ class Daemon:
             self._packets()
         self._control.close()
         self._kernel.close()
+        self._offload.close()
         if self._options.state:
             self._save_members()
         if self._recorder is not None:
@@ -387,6 +392,9 @@ class Daemon:
                 f" packets/s={(self.queue.received - received) * SECOND // max(now - before, 1)} lost={self.queue.lost}"
             )
         return facts
+
+    def _log_setting(self, text: str) -> None:
+        self._journal.log(text, WARNING, kind=SETTING)
 
     def _log_warning(self, text: str) -> None:
         self._journal.log(text, WARNING, kind=SINK_FAILED)

@@ -17,8 +17,9 @@ from ctfw.conntrack.events import RELOADED
 from ctfw.conntrack.state import CONFIRMED, ESTABLISHED, NEW, STATE_NAMES, UNTRACKED
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.fragments import Datagram, Fragments, payload_size, place
-from ctfw.packet import HOOK_NAMES, NO_DIRECTION, OUTPUT, REPLY, TCP, Packet, decode
+from ctfw.packet import FORWARD, HOOK_NAMES, NO_DIRECTION, OUTPUT, REPLY, TCP, Packet, decode
 from ctfw.ruleset.marks import rejecting
+from ctfw.ruleset.offload import Offload, wish
 from ctfw.ruleset.opening import opening, opening_hook
 from ctfw.ruleset.question import AGAIN
 from ctfw.ruleset.rule import Rule
@@ -83,6 +84,7 @@ class Engine:
         self.ruleset = ruleset
         self.counters = Counters()
         self._judgement = Judgement()
+        self.offload = Offload()
         self._fragments = Fragments()
 
     def handle(
@@ -109,7 +111,7 @@ class Engine:
         judgement.logs = _NO_RULES
         judgement.reject = 0
         ruleset = self.ruleset
-        clean = mark & ~ruleset.reject_field
+        clean = mark & ~ruleset.own_field
         packet = decode(data, length)
         verdict: i64 = DROP
         rule: Rule | None = None
@@ -159,6 +161,8 @@ class Engine:
                         packet.reason = why
                         verdict = DROP
                         rule = None
+                    elif ruleset.offload_bit != 0 and hook == FORWARD:
+                        clean = self.offload.mark(rule, conn, packet, clean, ruleset.offload_bit)
             elif verdict == REJECT:
                 verdict = DROP
                 judgement.reject = rule.reject_with
@@ -200,6 +204,7 @@ class Engine:
             rule = ruleset.evaluate(began, at, indev, outdev, conn, mark, mac, now, AGAIN)
         if rule.verdict == ACCEPT:
             conn.generation = ruleset.generation
+            wish(conn, rule)
             return None
         self.tracker.remove(conn, now, RELOADED)
         return rule

@@ -200,7 +200,8 @@ def summary_lines(summary: Summary, loaded: Config) -> list[str]:
             if rule is None:
                 lines.append(f"{count:>11}  no rule: connection tracking itself")
             else:
-                lines.append(f"{count:>11}  {rule.name}" + (f" ({rule.origin})" if rule.origin else ""))
+                origin = f" ({rule.origin})" if rule.origin else ""
+                lines.append(f"{count:>11}  {rule.name}{origin}{' offload' * rule.offload}")
     lines.append(f"connections  {summary.connections} at the end, of at most {loaded.settings.max}")
     return lines
 

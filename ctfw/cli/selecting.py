@@ -20,7 +20,7 @@ FILTERS: Final = (
     (("--sport", "--orig-port-src"), "sport", "PORT", "source port of the original direction"),
     (("--dport", "--orig-port-dst"), "dport", "PORT", "destination port of the original direction"),
     (("--state",), "state", "STATE", "the protocol's own state, such as ESTABLISHED or TIME_WAIT"),
-    (("-u", "--status"), "status", "STATUS", "ASSURED, SEEN_REPLY, EXPECTED or UNREPLIED"),
+    (("-u", "--status"), "status", "STATUS", "ASSURED, SEEN_REPLY, EXPECTED, OFFLOAD or UNREPLIED"),
     (("-m", "--mark"), "mark", "MARK[/MASK]", "the connection's mark"),
 )
 

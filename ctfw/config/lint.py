@@ -255,5 +255,5 @@ def _chain_words(rule: Rule) -> str:
 
 def _does(rule: Rule) -> tuple[object, ...]:
     """What two rules must have in common for one to be as good as the other."""
-    effects = (rule.set_mark, rule.add, rule.shadow, rule.track, rule.jump)
+    effects = (rule.set_mark, rule.add, rule.shadow, rule.track, rule.jump, rule.offload)
     return NAMES[rule.verdict], rule.reject_with, *effects

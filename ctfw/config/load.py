@@ -19,6 +19,7 @@ from ctfw.config.include import Includes
 from ctfw.config.invariants import Invariants
 from ctfw.config.lint import lint
 from ctfw.config.named import NamedSets
+from ctfw.config.offload import read_offload
 from ctfw.config.problems import ConfigError, GiveUp, Problem, Report
 from ctfw.config.recorder import RecorderSettings, read_recorder
 from ctfw.config.rules import Rules
@@ -115,7 +116,8 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
     fields = walker.section(root, FILE)
     rules = reader.read(items, includes.chains)
     reject_bit = _section(fields, "reject").get("mark", REJECT_BIT)
-    reader.check_marks(reject_bit)
+    offload_bit = read_offload(fields, reader.fields.values(), reject_bit, report)
+    reader.check_marks(reject_bit, offload_bit)
     settings = _settings(fields, report)
     failure = {name: _section(fields, "failure").get(name, "drop") for name in FAILURE.keys}
     queue = _section(fields, "queue").get("number", 0)
@@ -132,6 +134,7 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
         sets=named.every_dynamic(),
         existing=fields.get("existing", KEEP),
         reject_bit=reject_bit,
+        offload_bit=offload_bit,
     )
     ruleset.tick(0, time.time_ns())  # so that time windows hold from the first packet on
     invariants.check(ruleset)

@@ -13,12 +13,14 @@ from ctfw.config.problems import Report, listing, quote
 from ctfw.config.schema import ACTIONS
 from ctfw.config.sets import Match
 from ctfw.config.walk import Fields
+from ctfw.conntrack.state import ANY, ESTABLISHED, NEW, RELATED
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
-from ctfw.ruleset.verdict import REJECT, TCP_RESET
+from ctfw.ruleset.verdict import ACCEPT, REJECT, TCP_RESET
 
 CHAINS = {HOOK_NAMES[hook]: 1 << hook for hook in (INPUT, FORWARD, OUTPUT)}
 ALL_CHAINS = sum(CHAINS.values())
 
+OFFLOADED = {PROTOCOLS["tcp"], PROTOCOLS["udp"]}
 _ICMPS = {"icmp": PROTOCOLS["icmp"], "icmpv6": PROTOCOLS["icmpv6"]}
 
 # What a rule ahead of tracking may hold: the packet's own fields, which nobody had to track for.
@@ -36,6 +38,7 @@ class RuleChecks:
         """Reports what is wrong with the rule as a whole."""
         self._check_decision(fields)
         self._check_track(fields)
+        self._check_offload(fields)
         self._check_chains(fields)
         self._check_protos(fields)
         self._check_families(fields)
@@ -75,6 +78,21 @@ class RuleChecks:
             if key not in STATELESS and key not in ("verdict", "jump"):
                 message = f"{quote(key)} beside 'track': this is decided before the packet is tracked"
                 self.report.error(fields.place(key), message, "such a rule asks for the packet's own fields only")
+
+    def _check_offload(self, fields: Fields) -> None:
+        if not fields.get("offload"):
+            return
+        place = fields.place("offload")
+        if fields.get("verdict") != ACCEPT or fields.get("shadow"):
+            self.report.error(place, "'offload' is for 'verdict: accept'", "what is not accepted goes nowhere")
+        if not fields.get("chain", ALL_CHAINS) & CHAINS["forward"]:
+            self.report.error(place, "'offload' is for packets that are forwarded", "leave it out, or 'chain: forward'")
+        given: Match | None = fields.get("proto")
+        numbers = given.numbers() if given is not None and given.compiled is not None else frozenset[int]()
+        if numbers and not numbers & OFFLOADED:
+            self.report.error(place, "only tcp and udp can be offloaded", "leave 'offload' out, or 'proto: [tcp, udp]'")
+        if not fields.get("state", ANY) & (NEW | RELATED | ESTABLISHED):
+            self.report.error(place, "'offload' on packets that have no connection", "such as 'state: NEW'")
 
     def _check_chains(self, fields: Fields) -> None:
         chains = fields.get("chain", ALL_CHAINS)

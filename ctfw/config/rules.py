@@ -54,12 +54,16 @@ class Rules:
         self._check_jumps()
         return rules
 
-    def check_marks(self, bit: int) -> None:
-        """No rule sets or asks for the bits of the mark that say how a packet is rejected."""
+    def check_marks(self, bit: int, offload_bit: int) -> None:
+        """No rule sets or asks for the bits of the mark that say how a packet is rejected, or that it is offloaded."""
+        taken = [(reject_field(bit), "rejected packets", "reject")]
+        if any(fields.get("offload") for fields in self.fields.values()):
+            taken.append((offload_bit, "offloaded connections", "offload"))
         for place, value in self.readers.marks:
-            if value & reject_field(bit):
-                message = f"the bits {value & reject_field(bit):#x} of the mark are ctfw's own, for rejected packets"
-                self.report.error(place, message, "use others, or move ctfw's: 'reject: {mark: 0x…}'")
+            for bits, what, section in taken:
+                if value & bits:
+                    message = f"the bits {value & bits:#x} of the mark are ctfw's own, for {what}"
+                    self.report.error(place, message, f"use others, or move ctfw's: '{section}: {{mark: 0x…}}'")
 
     def _gather(self, chains: list[Node]) -> dict[str, list[Node]]:
         """The entries of each chain, of all files."""
@@ -150,6 +154,7 @@ class Rules:
             shadow=bool(fields.get("shadow", 0)),
             set_mark=fields.get("set_mark"),
             add=fields.get("add"),
+            offload=bool(fields.get("offload", 0)),
         )
 
     def _check_name(self, name: str, place: Node) -> None:

@@ -196,6 +196,9 @@ RULE = Section(
     Key("log", Kind.LOG, "write a line for each packet, rate-limited", section=LOG),
     Key("set_mark", Kind.MARK, "the mark that the packet leaves with, as 0x10 or value/mask"),
     Key("add", Kind.ADD, "make the source or destination a member of a dynamic set", section=ADD),
+    Key(
+        "offload", Kind.SWITCH, "on: once open, the connection's packets pass in the kernel; tcp and udp, forward only"
+    ),
 )
 
 SET = Section(
@@ -210,6 +213,11 @@ SET = Section(
 REJECT = Section(
     "reject",
     Key("mark", Kind.MARK_BIT, "the bit of the mark that says reject to the kernel; the three below it say how"),
+)
+
+OFFLOAD = Section(
+    "offload",
+    Key("mark", Kind.MARK_BIT, "the bit of the mark by which the kernel knows offloaded connections"),
 )
 
 POLICY = Section(
@@ -343,6 +351,7 @@ FILE = Section(
     Key("failure", Kind.SECTION, "what happens to packets that ctfw cannot judge; drop unless given", section=FAILURE),
     Key("recorder", Kind.SECTION, "keep headers and verdicts of the last minutes; off unless here", section=RECORDER),
     Key("reject", Kind.SECTION, "how rejected packets are handed to the kernel", section=REJECT),
+    Key("offload", Kind.SECTION, "how connections are handed to the kernel", section=OFFLOAD),
     Key(
         "existing",
         Kind.CHOICE,

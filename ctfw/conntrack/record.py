@@ -11,7 +11,7 @@ from ctfw.conntrack.conn import Conn, GreTrack
 from ctfw.conntrack.events import CAUSE_NAMES, DESTROY, KIND_NAMES, UPDATE, Event
 from ctfw.conntrack.expect import Expectation
 from ctfw.conntrack.settings import HELPER_NAMES, SECOND
-from ctfw.conntrack.state import ASSURED, SEEN_REPLY, STATE_UPDATED, UPDATED
+from ctfw.conntrack.state import ASSURED, OFFLOAD, SEEN_REPLY, STATE_UPDATED, UPDATED
 from ctfw.packet import GRE, ICMP, ICMPV6, SCTP, TCP, address_size, is_port_protocol
 
 _STATE_NOTED = STATE_UPDATED & ~UPDATED
@@ -73,6 +73,12 @@ def seconds_left(conn: Conn, now: int) -> int:
     return max(conn.expires - now, 0) // SECOND
 
 
+def _trust(conn: Conn) -> str:
+    if conn.status & OFFLOAD:
+        return "[OFFLOAD] "
+    return "[ASSURED] " if conn.status & ASSURED else ""
+
+
 def _body(conn: Conn, now: int, full: bool, acct: bool) -> str:
     original, reply = "", ""
     if acct:
@@ -81,7 +87,7 @@ def _body(conn: Conn, now: int, full: bool, acct: bool) -> str:
     return (
         f"{seconds_left(conn, now)} {_state_text(conn.key[0], conn.l4state)}{_gre_text(conn) if full else ''}"
         f"{_tuple_text(conn.key, full)}{original}{'' if conn.status & SEEN_REPLY else '[UNREPLIED] '}"
-        f"{_tuple_text(conn.reply_key, full)}{reply}{'[ASSURED] ' if conn.status & ASSURED else ''}mark={conn.mark} "
+        f"{_tuple_text(conn.reply_key, full)}{reply}{_trust(conn)}mark={conn.mark} "
     )
 
 
@@ -148,6 +154,7 @@ def as_dict(conn: Conn, now: int, acct: bool = False) -> dict[str, Any]:
         "reply": _tuple_dict(conn.reply_key),
         "unreplied": not conn.status & SEEN_REPLY,
         "assured": bool(conn.status & ASSURED),
+        "offload": bool(conn.status & OFFLOAD),
         "mark": conn.mark,
         "zone": Tuple(conn.key).zone,
     }

@@ -17,7 +17,11 @@ SEEN_REPLY: Final = 2
 ASSURED: Final = 4
 CONFIRMED: Final = 8
 DYING: Final = 512
-# Not the kernel's: noted for listeners until a packet is accepted (``events``). The second includes the first.
+OFFLOAD: Final = 16384
+
+# Not the kernel's. A rule wants the connection offloaded as soon as it can be.
+TO_OFFLOAD: Final = 1 << 20
+# Noted for listeners until a packet is accepted (``events``). The second includes the first.
 UPDATED: Final = 1 << 24
 STATE_UPDATED: Final = 3 << 24
 

@@ -567,6 +567,12 @@ def _read_syn_options(packet: Packet, side: Side) -> None:
         at += size
 
 
+def let_go(track: TcpTrack) -> None:
+    """Forgets what resets are held against: acknowledgements that we do not see will have moved it."""
+    track.original.flags &= ~_MAXACK_SET
+    track.reply.flags &= ~_MAXACK_SET
+
+
 def _read_sack(packet: Packet, sack: i64) -> i64:
     """The highest right edge of the segment's SACK blocks, or ``sack`` when none lies behind it (RFC 2018)."""
     data = packet.data

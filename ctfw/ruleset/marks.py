@@ -4,6 +4,9 @@ A packet that is to be rejected leaves ctfw accepted, with one bit of its mark s
 queue answers it and drops it there (DESIGN section 4). The three bits below that one say how, so a single number in
 the rule file places all four. They are ours alone: on arrival they are cleared, so that nobody carries a mark into the
 rules that makes the kernel answer in our name, and no rule may set or ask for them.
+
+One bit more is ours where a rule offloads (ctfw.ruleset.offload): on a packet that leaves it asks the kernel to
+remember it for the connection.
 """
 
 from typing import Final
@@ -11,6 +14,7 @@ from typing import Final
 from mypy_extensions import i64
 
 REJECT_BIT: Final = 0x40000000
+OFFLOAD_BIT: Final = 0x04000000
 LOWEST_BIT: Final = 8  # below it there is no room for the three bits
 
 

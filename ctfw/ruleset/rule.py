@@ -108,6 +108,7 @@ class Rule:
         shadow: bool = False,
         set_mark: SetMark | None = None,
         add: AddTo | None = None,
+        offload: bool = False,
     ) -> None:
         self.name = name
         self.origin = origin
@@ -150,6 +151,7 @@ class Rule:
         self.shadow = shadow
         self.set_mark = set_mark
         self.add = add
+        self.offload = offload
         self.packets: i64 = 0
         self.bytes: i64 = 0
         self.last: i64 = 0

@@ -25,7 +25,7 @@ from ctfw.conntrack.state import ANY
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT, Packet
 from ctfw.ruleset.chain import HOOKS, STATES, Chain
 from ctfw.ruleset.dynamic import DynamicSet
-from ctfw.ruleset.marks import REJECT_BIT, reject_field
+from ctfw.ruleset.marks import OFFLOAD_BIT, REJECT_BIT, reject_field
 from ctfw.ruleset.question import LIVE, Question
 from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.schedule import SECOND
@@ -57,6 +57,7 @@ class Ruleset:
         sets: Sequence[DynamicSet] = (),
         existing: int = KEEP,
         reject_bit: int = REJECT_BIT,
+        offload_bit: int = OFFLOAD_BIT,
     ) -> None:
         self.rules = rules
         self.generation: i64 = generation
@@ -64,7 +65,6 @@ class Ruleset:
         self.floor: i64 = 0
         self.floor_means: i64 = KEEP
         self.reject_bit: i64 = reject_bit
-        self.reject_field: i64 = reject_field(reject_bit)
         self.sets: dict[str, DynamicSet] = {one.name: one for one in sets}
         self.policies: dict[int, Rule] = {}
         for hook in (INPUT, FORWARD, OUTPUT):
@@ -75,6 +75,9 @@ class Ruleset:
         self.chains: list[Chain] = [Chain(name, list(those), places) for name, those in (chains or {}).items()]
         _check_jumps(self.main, self.chains)
         self.every: list[Rule] = [*rules, *[rule for chain in self.chains for rule in chain.rules]]
+        # 0 when no rule offloads. ``own_field``: the bits of the mark that are ours, cleared on arrival.
+        self.offload_bit: i64 = offload_bit if any(rule.offload for rule in self.every) else 0
+        self.own_field: i64 = reject_field(reject_bit) | self.offload_bit
         self._connlimits = [rule.connlimit for rule in self.every if rule.connlimit is not None]
         self.schedules = [rule.schedule for rule in self.every if rule.schedule is not None]
         # What nobody uses costs nothing: whoever judges packets asks these first.

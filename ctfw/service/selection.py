@@ -15,11 +15,11 @@ from typing import Any, Final
 from ctfw.conntrack import sctp, tcp
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.record import Tuple
-from ctfw.conntrack.state import ASSURED, EXPECTED, SEEN_REPLY
+from ctfw.conntrack.state import ASSURED, EXPECTED, OFFLOAD, SEEN_REPLY
 from ctfw.packet import SCTP, TCP, is_port_protocol
 from ctfw.packet_text import PROTO_NAMES
 
-_STATUS: Final = {"ASSURED": ASSURED, "SEEN_REPLY": SEEN_REPLY, "EXPECTED": EXPECTED}
+_STATUS: Final = {"ASSURED": ASSURED, "SEEN_REPLY": SEEN_REPLY, "EXPECTED": EXPECTED, "OFFLOAD": OFFLOAD}
 _STATES: Final[dict[int, tuple[str, ...]]] = {TCP: tcp.STATE_NAMES, SCTP: sctp.STATE_NAMES}
 _UNREPLIED: Final = "UNREPLIED"
 _FAMILIES: Final = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
@@ -32,7 +32,7 @@ class Selection:
 
     ``family`` ipv4|ipv6, ``proto`` name or number, ``src`` ``dst`` address or network of the original direction,
     ``reply_src`` ``reply_dst`` likewise of the reply, ``sport`` ``dport`` of the original direction, ``state`` the
-    protocol's (ESTABLISHED), ``status`` ASSURED|SEEN_REPLY|EXPECTED|UNREPLIED, ``mark`` value or value/mask.
+    protocol's (ESTABLISHED), ``status`` ASSURED|SEEN_REPLY|EXPECTED|OFFLOAD|UNREPLIED, ``mark`` value or value/mask.
     Raises ValueError, with a sentence for people, for a word or a value that is none.
     """
 

@@ -21,7 +21,7 @@ from typing import Final
 PROC: Final = Path("/proc/net/nf_conntrack")
 
 _HEAD: Final = re.compile(r"^(ipv4|ipv6) +\d+ (\S+) +(\d+) +(?:(\d+) +)?(.*)$")
-_FLAGS: Final = ("UNREPLIED", "ASSURED")
+_FLAGS: Final = ("UNREPLIED", "ASSURED", "OFFLOAD")
 _TUPLE: Final = ("src", "dst", "sport", "dport", "type", "code", "id", "srckey", "dstkey")
 
 
@@ -67,7 +67,7 @@ def parse(line: str) -> Record | None:
         if equals and name in _TUPLE:
             tuples.append(f"{name}={ip_address(value) if name in ('src', 'dst') else value}")
         elif word.startswith("[") and word.strip("[]") in _FLAGS:
-            flags.add(word.strip("[]"))
+            flags.add(word.strip("[]").replace("OFFLOAD", "ASSURED"))  # shown in its place, and implies it
         elif not equals and not tuples and word.isupper():
             state = word
     if not tuples:

@@ -87,7 +87,7 @@ class _Trial:
         self.asked = asked
         self.before = before
         self.now = now
-        self.mark = asked.mark & ~int(self.ruleset.reject_field)
+        self.mark = asked.mark & ~int(self.ruleset.own_field)
 
     def steps(self) -> Iterator[Told]:
         asked, ruleset, now = self.asked, self.ruleset, self.now
@@ -199,6 +199,8 @@ class _Trial:
             if kind == AUTOMATIC:
                 kind = TCP_RESET if packet.proto == TCP else PORT_UNREACHABLE
             told["with"] = REJECT_NAMES[kind]
+        if rule.offload:
+            told["offload"] = True
         return told
 
     def _after(self, conn: Conn | None) -> Told:
@@ -341,6 +343,8 @@ def lines(told: Iterable[Told]) -> Iterator[str]:
             origin = f" ({one['origin']})" if one.get("origin") else ""
             how = f" with {one['with']}" if one.get("with") else ""
             yield _line("verdict", f"{one['verdict']}{how} {by}{origin}")
+            if one.get("offload"):
+                yield _line("", "offload: once the connection is open, its packets pass in the kernel")
             if one.get("reason"):
                 yield _line("", f"{one['reason']}: {one['sentence']}")
         else:

@@ -32,6 +32,12 @@ hook:
 reject: {mark: 0x100}
 """,
     "forward": HEAD + "hook: {chains: forward, reject: off}\n",
+    "offload": HEAD
+    + """
+hook: {chains: forward}
+offload: {mark: 0x100}
+rules: [{name: bulk, state: NEW, verdict: accept, offload: on}]
+""",
 }
 BACKENDS: Final = ("nft", "iptables-nft", "iptables-legacy")
 

@@ -45,7 +45,7 @@ def test_no_packet_makes_the_engine_raise(data: st.DataObject) -> None:
             bytes(packet), data.draw(st.integers(0, 4)), data.draw(st.integers(0, 2**32 - 1)), mac
         )
         assert judgement.verdict in (0, 1) and -1 <= judgement.mark <= 0xFFFFFFFF
-        assert judgement.mark == -1 or judgement.reject or judgement.mark & gateway.engine.ruleset.reject_field == 0
+        assert judgement.mark == -1 or judgement.reject or judgement.mark & gateway.engine.ruleset.own_field == 0
         trace(gateway.engine.ruleset, judgement.packet, 2, "", "", judgement.conn, 0, mac, gateway.now)
         if data.draw(st.booleans()):
             gateway.reload(RULES)

@@ -9,6 +9,8 @@ CTFW-INPUT           security  150       security  50        behind `filter` (0)
 CTFW-FORWARD         security  150       security  50        their accepts hide nothing from ctfw
 CTFW-OUTPUT          mangle   -150       security  50        on the same side of NAT as INPUT (plan.py)
 CTFW-DEFRAG          mangle   -150       mangle  -150        PREROUTING; never matches, makes fragments whole
+CTFW-OFFLOAD         mangle   -150       mangle  -150        POSTROUTING, the next place behind FORWARD's queue; only
+                                                             where rules offload
 ===================  ==================  ==================  =====================================================
 
 The priorities are nominal; where nft can be asked, what iptables-nft really made in a scratch namespace is looked at,
@@ -45,6 +47,7 @@ NFT: Final = "nft"
 LEGACY: Final = "legacy"
 PREFIX: Final = "CTFW-"
 DEFRAG: Final = "PREROUTING"
+SAVE: Final = "POSTROUTING"
 NEIGHBOURS: Final = (135, 136)  # solicitation, advertisement
 
 # Variant -> chain -> table. The order of tables is the order of change: what closes the gateway comes first.
@@ -246,6 +249,9 @@ def wanted(plan: Plan, family: Family) -> State:
             nobody = "0.0.0.0/32" if family.number == 4 else "::/128"
             ours.chains[PREFIX + "DEFRAG"] = [f"-s {nobody} -m socket --nowildcard -j RETURN"]
             ours.jumps.append((DEFRAG, f"-j {PREFIX}DEFRAG"))
+            if plan.offload_bit:
+                ours.chains[PREFIX + "OFFLOAD"] = _saving(plan.offload_bit)
+                ours.jumps.append((SAVE, f"-j {PREFIX}OFFLOAD"))
         if ours.chains:
             state[table] = ours
     return state
@@ -330,7 +336,7 @@ def companion(plan: Plan) -> str:
     places, priority = PLACES[NFT], PRIORITIES[NFT]
     body = reject.sets(plan)
     if OUTPUT in plan.chains:
-        mark = f"meta mark set {nft.clear(plan)}"
+        mark = f"meta mark set {nft.clear(plan.field)}"
         ahead = priority[places[OUTPUT]] - 1
         body += [
             "chain answers {",
@@ -385,14 +391,38 @@ def _queue_rules(plan: Plan, family: Family, chain: int) -> list[str]:
         rules += [f"{address} {network} -p tcp {ports} -j RETURN" for network in plan.ssh(family.number)]
         if family.number == 6 and plan.ssh(6):  # without its neighbours' addresses IPv6 finds no way, kept or not
             rules += [f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in NEIGHBOURS]
-    if plan.reject_bit:
-        if chain == OUTPUT:
-            rules.append(f"-m mark --mark {reject.answer_mark(plan):#x}/{plan.field:#x} -j RETURN")
-        rules.append(f"-j MARK --set-xmark 0x0/{plan.field:#x}")
+    if plan.reject_bit and chain == OUTPUT:
+        rules.append(f"-m mark --mark {reject.answer_mark(plan):#x}/{plan.field:#x} -j RETURN")
+    if plan.offload_bit and chain == FORWARD:
+        rules += _offloaded(plan.offload_bit)
+    if plan.own:
+        rules.append(f"-j MARK --set-xmark 0x0/{plan.own:#x}")
     queues = f"--queue-num {plan.queue}"
     if plan.workers > 1:
         queues = f"--queue-balance {plan.queue}:{plan.queue + plan.workers - 1}"
     return [*rules, f"-j NFQUEUE {queues}{' --queue-bypass' if plan.bypass else ''}"]
+
+
+def _offloaded(bit: int) -> list[str]:
+    """What passes the queue by: packets of connections whose mark has the bit; what may end one takes it away."""
+    ours = f"-m connmark --mark {bit:#x}/{bit:#x}"
+    known = f"{ours} -m conntrack --ctstate ESTABLISHED -j RETURN"
+    return [
+        f"-p tcp -m tcp --tcp-flags FIN,SYN,RST NONE {known}",
+        f"! -p tcp {known}",
+        f"-p tcp {ours} -m tcp ! --tcp-flags FIN,SYN,RST NONE -j CONNMARK --set-xmark 0x0/{bit:#x}",
+    ]
+
+
+def _saving(bit: int) -> list[str]:
+    """Saves the bit of a packet that ctfw accepted to its connection, unless the kernel translates both its ends."""
+    ours = f"-m mark --mark {bit:#x}/{bit:#x}"
+    save = f"-j CONNMARK --save-mark --nfmask {bit:#x} --ctmask {bit:#x}"
+    return [
+        f"{ours} -m conntrack ! --ctstate SNAT {save}",
+        f"{ours} -m conntrack ! --ctstate DNAT {save}",
+        f"{ours} -j MARK --set-xmark 0x0/{bit:#x}",
+    ]
 
 
 def _tidy(family: Family, state: State) -> None:
@@ -404,7 +434,7 @@ def _tidy(family: Family, state: State) -> None:
         return
     for table in state:
         used = {HOOK_NAMES[chain].upper() for chain, place in PLACES[NFT].items() if place == table}
-        for chain in sorted(used | ({DEFRAG} if table == "mangle" else set())):
+        for chain in sorted(used | ({DEFRAG, SAVE} if table == "mangle" else set())):
             Place().attempt(family.program, "--wait", LOCK, "--table", table, "-X", chain)
 
 

@@ -7,6 +7,7 @@
       input           input        10   lo, others' interfaces, kept SSH: left alone; the rest: counted, queued
       forward         forward      10   the same
       output          output       10   the same, and the answers of the last one
+      offload         forward      12   saves the mark of what rules offload; only where they do
       reject_*        each         11   packets that come back from ctfw with the order to answer them
       reject_40000000                   answers them
 
@@ -49,6 +50,8 @@ class Nft:
             body = [*reject.sets(plan), *body]
         for chain in plan.chains:
             body += self._queue_chain(plan, chain)
+        if plan.offload_bit:
+            body += _saving(plan.offload_bit)
         if plan.reject_bit:
             body += reject.chains(plan, lambda chain: PRIORITY + 1, lambda chain: exempt(plan, chain))
         return table_text(body)
@@ -91,10 +94,12 @@ class Nft:
     def _queue_chain(self, plan: Plan, chain: int) -> list[str]:
         name = HOOK_NAMES[chain]
         rules = exempt(plan, chain)
-        if plan.reject_bit:
-            if chain == OUTPUT:
-                rules += reject.is_answer("return")
-            rules.append(f"meta mark & {plan.field:#x} != 0 meta mark set {clear(plan)}")
+        if plan.reject_bit and chain == OUTPUT:
+            rules += reject.is_answer("return")
+        if plan.offload_bit and chain == FORWARD:
+            rules += _offloaded(plan.offload_bit)
+        if plan.own:
+            rules.append(f"meta mark & {plan.own:#x} != 0 meta mark set {clear(plan.own)}")
         return [
             f"chain {name} {{",
             f"\ttype filter hook {name} priority {PRIORITY}; policy accept;",
@@ -122,9 +127,9 @@ def table_text(body: list[str], table: str = TABLE) -> str:
     return f"table {table}\ndelete table {table}\ntable {table} {{\n{lines}}}\n"
 
 
-def clear(plan: Plan) -> str:
-    """The mark without our bits."""
-    return f"meta mark & {~plan.field & 0xFFFFFFFF:#x}"
+def clear(bits: int) -> str:
+    """The mark without these bits."""
+    return f"meta mark & {~bits & 0xFFFFFFFF:#x}"
 
 
 def exempt(plan: Plan, chain: int) -> list[str]:
@@ -187,6 +192,29 @@ def compare(what: str, wanted: str, found: str) -> list[str]:
     if not lines and expected != actual:
         lines.append(f"{what}: the same rules in another order")
     return lines
+
+
+def _offloaded(bit: int) -> list[str]:
+    """What passes the queue by: packets of connections whose mark has the bit; what may end one takes it away."""
+    ours = f"ct mark & {bit:#x} != 0"
+    return [
+        f"{ours} ct state established tcp flags & (fin | syn | rst) == 0x0 return",
+        f"{ours} ct state established meta l4proto != tcp return",
+        f"{ours} tcp flags & (fin | syn | rst) != 0x0 ct mark set ct mark & {~bit & 0xFFFFFFFF:#x}",
+    ]
+
+
+def _saving(bit: int) -> list[str]:
+    """Saves the bit of a packet that ctfw accepted to its connection, unless the kernel translates both its ends."""
+    save = f"ct mark set ct mark | {bit:#x}"
+    return [
+        "chain offload {",
+        f"\ttype filter hook forward priority {PRIORITY + 2}; policy accept;",
+        f"\tmeta mark & {bit:#x} != 0 ct status & snat == 0x0 {save}",
+        f"\tmeta mark & {bit:#x} != 0 ct status & dnat == 0x0 {save}",
+        f"\tmeta mark & {bit:#x} != 0 meta mark set {clear(bit)}",
+        "}",
+    ]
 
 
 def _defrag() -> list[str]:

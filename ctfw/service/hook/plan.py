@@ -37,11 +37,17 @@ class Plan:
     ssh_from: tuple[str, ...] = ()  # networks in CIDR form
     ssh_ports: tuple[int, ...] = (22,)
     reject_bit: int = 0  # of the mark; 0: nothing is rejected
+    offload_bit: int = 0  # of the mark, the packet's and the connection's; 0: nothing is offloaded
 
     @property
     def field(self) -> int:
-        """The bits of the mark that are ours; 0 without rejection."""
+        """The bits of the mark that say how a packet is rejected; 0 without rejection."""
         return int(reject_field(self.reject_bit)) if self.reject_bit else 0
+
+    @property
+    def own(self) -> int:
+        """All bits of a packet's mark that are ours: what nobody else may bring to the queue."""
+        return self.field | self.offload_bit
 
     @property
     def chain_names(self) -> tuple[str, ...]:
@@ -68,6 +74,7 @@ def make_plan(config: Config, queue: int | None = None) -> Plan:
         ssh_from=hook.ssh_from,
         ssh_ports=hook.ssh_ports,
         reject_bit=int(config.ruleset.reject_bit) if hook.reject else 0,
+        offload_bit=int(config.ruleset.offload_bit) if FORWARD in hook.chains else 0,
     )
 
 
