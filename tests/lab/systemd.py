@@ -11,7 +11,8 @@ for what the test puts there.
 
 What comes in: `files` (a path inside -> a text, or a Path of the host, file or directory, to be copied) before the
 boot, put() after it; `shows` (a path inside -> one of the host, read-only) and `keeps` (the same, writable: what shall
-outlive a boot). /tmp, /run and other file systems of the host are not inside unless shown.
+outlive a boot); `prepare` is a shell script that runs inside before systemd does, as an installer would. /tmp, /run and
+other file systems of the host are not inside unless shown.
 
 It ends with the test process at the latest, whatever ends that. Root's own rights over the clock, the modules and the
 kernel's log are missing inside. It is no sandbox for a program that one does not trust.
@@ -74,6 +75,7 @@ class System:
         files: Mapping[str, str | Path] | None = None,
         shows: Mapping[str, Path] | None = None,
         keeps: Mapping[str, Path] | None = None,
+        prepare: str = "",
         target: str = "multi-user.target",
     ) -> None:
         self.namespace = namespace
@@ -88,6 +90,8 @@ class System:
         binds = [("ro", source, inside) for inside, source in (shows or {}).items()]
         binds += [("rw", source, inside) for inside, source in (keeps or {}).items()]
         (self.stage / "binds").write_text("".join(f"{mode} {source} {inside}\n" for mode, source, inside in binds))
+        if prepare:
+            (self.stage / "prepare").write_text(prepare)
         self._output = open(self.stage / "output", "w+")  # noqa: SIM115 - closed by stop()
         self._init = self._launch(target)
         self.pid = 0

@@ -2,8 +2,9 @@
 # The first process of the bed of systemd.py, from new namespaces to systemd: systemd_init.sh STAGE SYSTEMD...
 #
 # STAGE is a directory of the bed's: `pid` gets our number as the host counts, `files` is copied over the root, and
-# `binds` has a line "ro|rw SOURCE TARGET" for each part of the host that is shown inside. All mounts are private to
-# this mount namespace and end with it. The host's knobs are read-only, but for those of the network, which is ours.
+# `binds` has a line "ro|rw SOURCE TARGET" for each part of the host that is shown inside; `prepare`, if it is there, is
+# a script to run inside before systemd. All mounts are private to this mount namespace and end with it. The host's
+# knobs are read-only, but for those of the network, which is ours.
 set -eu
 stage=$1
 shift
@@ -71,6 +72,12 @@ while read -r mode source target; do
     mount --rbind "$source" ".$target"
     [ "$mode" = rw ] || mount -o remount,bind,ro ".$target"
 done <"$stage/binds"
+
+if [ -e "$stage/prepare" ]; then
+    env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+        DEBIAN_FRONTEND=noninteractive setpriv --bounding-set=-sys_module,-sys_rawio,-sys_time,-syslog \
+        chroot . sh -e <"$stage/prepare"
+fi
 
 echo "$pid" >"$stage/pid.new"
 mv "$stage/pid.new" "$stage/pid"
