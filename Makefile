@@ -6,8 +6,9 @@
 # root runs as root: what is written there belongs to its owner.
 
 PYTHON   ?= /usr/bin/python3
+PREFIX   ?= /usr/local
 PACKAGES := python3-venv python3-dev gcc libnetfilter-queue-dev libsystemd-dev pkg-config iptables nftables iproute2 \
-            conntrack systemd
+            conntrack systemd python3-yaml python3-systemd man-db
 
 OWNER := $(shell stat -c %u .)
 ifeq ($(shell id -u),0)
@@ -37,7 +38,7 @@ export PYTHONSAFEPATH = 1
 export PYTHONDONTWRITEBYTECODE = 1
 export PATH := $(PATH):/usr/sbin:/sbin:$(CURDIR)/.venv/servers/usr/sbin:$(CURDIR)/.venv/servers/usr/bin
 
-.PHONY: help venv demo test test-compiled test-interpreted lint types format docs mutation bench bench-quick clean packages
+.PHONY: help venv demo install uninstall deb test test-compiled test-interpreted lint types format docs mutation bench bench-quick clean packages
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##  */\1\t/p' Makefile | expand -t 20
@@ -46,6 +47,15 @@ demo: $(BUILT)  ## ctfw on a gateway made of network namespaces: real traffic an
 	@PYTHONPATH=tests .venv/bin/python -m lab.demo --record demo.pcapng
 
 venv: $(BUILT)  ## make .venv/bin/ctfw, compiled
+
+install: $(BUILT)  ## put it into PREFIX (/usr/local), below DESTDIR; what runs needs neither this checkout nor a compiler
+	@.venv/bin/python packaging/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)"
+
+uninstall:  ## take that away again; /etc/ctfw stays
+	@$(PYTHON) packaging/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --uninstall
+
+deb: $(BUILT)  ## make a Debian package in dist/
+	@$(AS_OWNER) .venv/bin/python packaging/debian/build.py dist
 
 test: lint types $(SERVERS) test-compiled test-interpreted  ## everything that can be tested, on both builds
 
