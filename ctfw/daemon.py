@@ -66,6 +66,7 @@ from ctfw.service.offload import OffloadCare
 from ctfw.service.packet_log import PacketLog
 from ctfw.service.record import Recorder
 from ctfw.service.reloading import Reloading
+from ctfw.service.removal import Removal
 from ctfw.service.session import Method
 from ctfw.tools import explain_live, rule_tests
 
@@ -149,6 +150,7 @@ class Daemon:
         reload = self._reloading.reload_for_client
         self._methods = Methods(self.engine, self.queue, self._kernel, self._status, reload, self._flight, self._heat)
         self._events = EventStream(self._tracker)
+        methods.update(Removal(self._tracker).table())
         methods.update(self._methods.table(), explain=explain_live.method(self.engine), events=self._events.subscribe)
 
         self._stopping = False

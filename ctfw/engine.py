@@ -169,6 +169,9 @@ class Engine:
                 if judgement.reject == AUTOMATIC:
                     judgement.reject = TCP_RESET if packet.proto == TCP else PORT_UNREACHABLE
                 clean = rejecting(clean, ruleset.reject_bit, judgement.reject)
+        elif packet.reason == reason.KILLED and tracker.killed.is_told(packet, now):
+            judgement.reject = TCP_RESET
+            clean = rejecting(clean, ruleset.reject_bit, TCP_RESET)
         judgement.mark = clean if clean != mark else -1
         if packet.more and packet.fragment == 0:
             left = -1 if judgement.reject != 0 else judgement.mark

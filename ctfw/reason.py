@@ -47,6 +47,7 @@ HELPER_EXPECT_FULL: Final = 29
 CLASH: Final = 30
 FRAGMENT_OVERLAP: Final = 31
 SOURCE_FULL: Final = 32
+KILLED: Final = 33
 
 _ALL: Final = (
     ("", ""),
@@ -82,6 +83,7 @@ _ALL: Final = (
     ("clash", "another connection already has this tuple"),
     ("fragment-overlap", "a fragment that overlaps another one of its datagram, or lies beyond its end"),
     ("source-full", "the source has as many connections in the table as one source may have"),
+    ("killed", "the packet's connection was killed, and its ends have not stopped yet"),
 )
 
 NAMES: Final = tuple([name for name, _ in _ALL])

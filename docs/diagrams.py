@@ -136,7 +136,7 @@ GROUPS: Final = {
 }
 
 # Reasons for which connection tracking drops a packet; all others only make it INVALID.
-BEFORE_RULES: Final = ("table-full", "source-full", "tcp-reopen")
+BEFORE_RULES: Final = ("table-full", "source-full", "tcp-reopen", "killed")
 AFTER_RULES: Final = ("helper-partial", "expect-full", "clash")
 
 BLOCKS: Final[Mapping[str, Callable[[], str]]] = {

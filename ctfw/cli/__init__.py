@@ -18,6 +18,7 @@ from typing import Final
 from ctfw import __version__, engine
 from ctfw.cli import (
     daemon,
+    delete,
     doctor,
     events,
     explain,
@@ -65,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version())
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for family in (
-        daemon, rules, test, explain, inspect, events, rules_live, set, replay, flight, hook, doctor, schema, import_,
+        daemon, rules, test, explain, inspect, events, delete, rules_live, set, replay, flight, hook, doctor, schema,
+        import_,
     ):  # fmt: skip
         family.add(subparsers)
     return parser

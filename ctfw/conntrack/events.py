@@ -29,7 +29,8 @@ EARLY_DROP: Final = 2
 RESET: Final = 3
 REOPENED: Final = 4
 RELOADED: Final = 5
-CAUSE_NAMES: Final = ("expired", "deleted", "early_drop", "reset", "reopened", "reloaded")
+KILLED: Final = 6
+CAUSE_NAMES: Final = ("expired", "deleted", "early_drop", "reset", "reopened", "reloaded", "killed")
 
 LIMIT: Final = 16384  # events that wait to be taken; with the connections that they hold below 16 MiB
 

@@ -16,11 +16,12 @@ from ctfw import reason
 from ctfw.checksum import is_checksum_good
 from ctfw.conntrack import generic, gre, icmp, sctp, tcp, udp
 from ctfw.conntrack.conn import Conn
-from ctfw.conntrack.events import DELETED, REOPENED, RESET, UPDATE
+from ctfw.conntrack.events import DELETED, KILLED, REOPENED, RESET, UPDATE
 from ctfw.conntrack.events import NEW as NEW_CONNECTION
 from ctfw.conntrack.expect import Expectation, Expectations
 from ctfw.conntrack.helpers.inspect import inspect
 from ctfw.conntrack.helpers.pptp import end_call
+from ctfw.conntrack.killed import Killed
 from ctfw.conntrack.settings import PPTP, Settings
 from ctfw.conntrack.state import (
     CONFIRMED,
@@ -91,6 +92,7 @@ class ConnTrack:
         self.stats = Stats()
         self.table = Table(secret)
         self.table.count_sources(settings.per_source != 0)
+        self.killed = Killed(secret)
         self._expectations = Expectations()
         self._calls = gre.Calls()
         self.zoned: bool = len(settings.zones) != 0
@@ -206,6 +208,8 @@ class ConnTrack:
     def sweep(self, now: i64) -> None:
         """One bounded step of freeing what has expired; to be called about ten times a second."""
         self.stats.expired += self.table.sweep(now)
+        if self.killed.count:
+            self.killed.sweep(now)
         if self._expectations.count:
             self._expectations.sweep(now)
         if self._calls.count:
@@ -223,9 +227,15 @@ class ConnTrack:
             end_call(conn, self._expectations, self._calls, self.table, now)
         self._expectations.remove_master(conn)
 
+    def kill(self, conn: Conn, tell: bool, now: i64) -> None:
+        """Takes one connection out and drops its packets until its ends stop; ``tell``: TCP's are reset."""
+        self.remove(conn, now, KILLED)
+        self.killed.add(conn, tell, now, self.settings.max)
+
     def flush(self, now: i64 = 0) -> None:
-        """Forgets every connection and expectation."""
+        """Forgets every connection and expectation, and what was killed."""
         self.table.clear(now)
+        self.killed.clear()
         self._expectations.clear()
         self._calls = gre.Calls()
 
@@ -251,7 +261,7 @@ class ConnTrack:
         return None
 
     def _refuse(self, packet: Packet, why: i64) -> Conn | None:
-        """No room for the packet's connection: dropped before the rules."""
+        """No room for the packet's connection, or it was killed: dropped before the rules."""
         packet.state = 0
         packet.reason = why
         self.stats.drop += 1
@@ -277,6 +287,8 @@ class ConnTrack:
         reply_key = inverse(packet.key)
         if reply_key == b"":
             return self._invalid(packet, reason.ICMP_NO_INVERSE)
+        if self.killed.count != 0 and self.killed.meets(packet, now):
+            return self._refuse(packet, reason.KILLED)
         settings = self.settings
         if settings.per_source != 0 and self.table.count_of_source(packet.key) >= settings.per_source:
             return self._refuse(packet, reason.SOURCE_FULL)

@@ -5,9 +5,8 @@ daemon hands out what that needs: its clock, the flight recorder's chunks, the c
 would be judged at, and the members of the sets that rules and people change.
 
 One dict of functions, ``method(params, session) -> result``; a later command adds its own. Results are plain data for
-JSON. A method that could have much to say answers in pages, ``{"entries": [...], "more": true}``, and goes on when it
-is called with ``{"next": true}`` on the same connection; no page takes longer than SLICE, because packets wait
-meanwhile. A connection that comes or goes between two pages may be in or not, as in the kernel's own listing.
+JSON. A method that could have much to say answers in pages (pages.py). A connection that comes or goes between two of
+them may be in or not, as in the kernel's own listing.
 
 This file reads the engine and changes nothing in it but, when asked to, the counters of the rules.
 """
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ctfw.conntrack.conn import Conn
@@ -33,18 +32,16 @@ from ctfw.service.flight import Flight
 from ctfw.service.heat import Heat
 from ctfw.service.kernel_queue import KernelQueue
 from ctfw.service.members import MOST_TTL, MemberError, add, remove
+from ctfw.service.pages import page, paged
 from ctfw.service.routes import Routes
 from ctfw.service.selection import Selection
 from ctfw.service.session import FAILED, INVALID_PARAMS, Method, Refused, Session
 
 SECOND: Final = 1_000_000_000
-SLICE: Final = 2_000_000  # nanoseconds of the loop's time for one page
-PAGE: Final = 200  # entries of one page, far below what a client may leave unread
-LOOK: Final = 8  # entries between two looks at the clock
 
 # The methods that the right READ is enough for; what is not here needs WRITE.
 READING: Final = frozenset(
-    {"clock", "events", "expect", "explain", "flight", "list", "live", "members", "rules", "stats", "status"}
+    {"clock", "events", "expect", "explain", "flight", "list", "live", "meets", "members", "rules", "stats", "status"}
 )
 
 FORMS: Final = {"proc": proc_line, "conntrack": conntrack_line, "dict": as_dict}
@@ -119,16 +116,16 @@ class Methods:
             selection = Selection(words)
         except ValueError as error:
             raise Refused(INVALID_PARAMS, str(error)) from error
-        return _page(params, session, lambda: _paged(self._connections(form, selection)))
+        return page(params, session, lambda: paged(self._connections(form, selection)))
 
     def list_expectations(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The connections that helpers expect, as lines."""
         expectations = self._engine.tracker.expectations
-        return _page(params, session, lambda: _paged(expect_line(e, time.monotonic_ns()) for e in expectations()))
+        return page(params, session, lambda: paged(expect_line(e, time.monotonic_ns()) for e in expectations()))
 
     def rules(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The rules in their order, those of the chains behind them, then the policies, each with what it counted."""
-        return _page(params, session, lambda: _paged(self._rules()))
+        return page(params, session, lambda: paged(self._rules()))
 
     def reset_rules(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The same, and what each counted is zero from then on."""
@@ -139,7 +136,7 @@ class Methods:
                 yield told
             self._heat.renew(time.monotonic_ns())
 
-        return _page(params, session, lambda: _paged(reset()))
+        return page(params, session, lambda: paged(reset()))
 
     def clock(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The daemon's time in nanoseconds, by its own clock and since 1970; its generation; the flight recorder."""
@@ -153,19 +150,19 @@ class Methods:
             hint = "add 'recorder: {minutes: 10}' to the rule file, reload, and wait for packets"
             raise Refused(FAILED, f"the flight recorder is off; {hint}")
         chunks = self._flight.chunks
-        return _page(params, session, lambda: ([b64encode(one).decode() if one else None] for one in chunks()))
+        return page(params, session, lambda: ([b64encode(one).decode() if one else None] for one in chunks()))
 
     def live(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """What the rules could ask about each connection, with the chain and interfaces of its original direction."""
-        return _page(params, session, lambda: _paged(self._live()))
+        return page(params, session, lambda: paged(self._live()))
 
     def members(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The members of the dynamic sets: set, network in hexadecimal, prefix length, nanoseconds left or -1."""
         sets = list(self._engine.ruleset.sets.values())
-        return _page(
+        return page(
             params,
             session,
-            lambda: _paged(
+            lambda: paged(
                 [one.name, network.hex(), int(length), int(left)]
                 for one in sets
                 for network, length, left in one.members(time.monotonic_ns())
@@ -181,6 +178,7 @@ class Methods:
                 "entries": len(engine.tracker.table),
                 "max": engine.tracker.settings.max,
                 "expectations": len(engine.tracker.expectations()),
+                "killed": engine.tracker.killed.count,
                 **engine.tracker.stats.as_dict(),
             },
             "packets": {
@@ -252,32 +250,6 @@ class Methods:
 
 def _member(params: dict[str, Any]) -> tuple[str, str]:
     return str(params.get("set", "")), str(params.get("member", ""))
-
-
-def _page(params: dict[str, Any], session: Session, begin: Callable[[], Iterator[list[Any]]]) -> dict[str, Any]:
-    if not params.get("next"):
-        session.pages = begin()
-    if session.pages is None:
-        raise Refused(INVALID_PARAMS, "there is no listing to go on with")
-    entries = next(session.pages, None)
-    if entries is None:
-        session.pages = None
-    return {"entries": entries or [], "more": entries is not None}
-
-
-def _paged(entries: Iterable[Any]) -> Iterator[list[Any]]:
-    """The entries in lists, each of which took no longer than SLICE to make; a None is not listed."""
-    page: list[Any] = []
-    until = time.monotonic_ns() + SLICE
-    for looked, entry in enumerate(entries, 1):
-        if entry is not None:
-            page.append(entry)
-        if len(page) == PAGE or (looked % LOOK == 0 and time.monotonic_ns() > until):
-            yield page
-            page = []
-            until = time.monotonic_ns() + SLICE
-    if page:
-        yield page
 
 
 def _verdict(rule: Rule) -> str:
