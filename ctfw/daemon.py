@@ -42,6 +42,7 @@ from ctfw.service.alarms import Alarms, watch_packets
 from ctfw.service.control import Control
 from ctfw.service.descriptors import Descriptors
 from ctfw.service.events import EventStream
+from ctfw.service.failure import Account
 from ctfw.service.flight import Flight
 from ctfw.service.handover import give_up_rest, take_queue
 from ctfw.service.heat import Heat
@@ -134,6 +135,7 @@ class Daemon:
             self._control.close()
             raise
         self.queue = Queue(self._kernel.sock, self._number, self.engine, _error_verdict(loaded), self._kernel.buffer)
+        self._account = Account(self.queue, self._kernel, os.path.dirname(self._control.path))
         self._reloading = Reloading(
             loaded,
             options.rules,
@@ -147,6 +149,7 @@ class Daemon:
         self._packet_log = PacketLog(self.engine, self._journal)
         self._alarms = Alarms(self._journal)
         watch_packets(self._alarms, self.engine, self.queue, self._kernel, lambda: self._reloading.config.failure)
+        self._account.watch(self._alarms)
         reload = self._reloading.reload_for_client
         self._methods = Methods(self.engine, self.queue, self._kernel, self._status, reload, self._flight, self._heat)
         self._events = EventStream(self._tracker)
@@ -182,6 +185,7 @@ class Daemon:
                 self._journal.log(complaint, WARNING, kind=STATE_REFUSED)
             self._next_save = now + SAVE_INTERVAL
         give_up_rest(self._descriptors, self._notifier, self._journal)
+        self._account.begin()
         self._selector.register(self._kernel.sock, selectors.EVENT_READ, self._packets)
         self._offload.start(time.monotonic_ns())
         self._take_signals()
@@ -194,6 +198,7 @@ class Daemon:
         gc.freeze()
         if self._kernel.adopted:
             self.queue.resume(*self._kernel.settle())
+            self._account.settled()
         self._journal.log(f"started: version={__version__} {self._facts()}", NOTICE, kind=STARTED)
         self._notifier.ready(self._facts())
 
@@ -232,6 +237,7 @@ class Daemon:
 
     def _packets(self, _mask: int = 0) -> None:
         self.queue.process(BUDGET)
+        self._account.note()
         if self.queue.blocked:
             time.sleep(0.001)  # the kernel has no memory for our verdicts: let it find some
         if self.queue.last_error is not None:
@@ -251,6 +257,7 @@ class Daemon:
         self._packets()  # an idle queue proves here that it is empty, not merely silent
         self._feed(now)
         if self._ticks % 10 == 0:
+            self._account.look()
             self._alarms.tick(now)
             self._packet_log.tick(now)
             self._journal.tick(now)
@@ -301,6 +308,7 @@ class Daemon:
         while (not self.queue.idle or self.queue.pending) and time.monotonic_ns() < deadline:
             self._packets()
         self._control.close()
+        self._account.close()
         self._kernel.close()
         self._offload.close()
         if self._options.state:
@@ -377,6 +385,7 @@ class Daemon:
                 **self._methods.queue_counters(),
             },
             "failure": dict(self._reloading.config.failure),
+            "unjudged": self._account.figures(),
             "log": {"sink": self._journal.sink, "lost": self._journal.lost},
             "record": self._options.record or None,
             "recorder": self._flight.figures(now),

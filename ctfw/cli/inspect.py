@@ -168,7 +168,8 @@ def status(arguments: argparse.Namespace) -> int:
         ),
         ("packets", f"received={queue['received']} answered={queue['answered']} errors={queue['errors']}"),
         ("losses", f"socket={queue['lost']} queue_full={dropped}"),
-        ("failure", " ".join(f"{name}={value}" for name, value in answer["failure"].items())),
+        ("failure", _policy(answer["failure"], answer["unjudged"]["in_force"])),
+        ("unjudged", _unjudged(answer["unjudged"])),
         ("log", f"sink={answer['log']['sink']} lost={answer['log']['lost']}"),
     ]
     if answer["recorder"]:
@@ -182,6 +183,28 @@ def status(arguments: argparse.Namespace) -> int:
     for name, text in lines:
         print(f"{name + ':':<13}{text}")
     return 0
+
+
+def _policy(wanted: dict[str, str], in_force: dict[str, str | None]) -> str:
+    """The policy of the file, and where the kernel's rules say something else."""
+    told = " ".join(f"{name}={fate}" for name, fate in wanted.items())
+    fate = in_force["no_listener"]
+    if fate in (None, wanted["no_listener"]):
+        return told
+    return f"{told}; the kernel's rules say no_listener={fate}: run 'ctfw hook apply'"
+
+
+def _unjudged(figures: dict[str, Any]) -> str:
+    """Packets that nobody judged, by why and what became of them."""
+    known = [
+        f"{why}: passed={_known(counts['accept'])} dropped={_known(counts['drop'])}"
+        for why, counts in figures["unjudged"].items()
+    ]
+    return ", ".join(known) + (f" ({figures['unavailable']})" if figures["unavailable"] else "")
+
+
+def _known(count: int | None) -> str:
+    return "unavailable" if count is None else str(count)
 
 
 def _queue_rows(queue: dict[str, Any]) -> list[tuple[str, Any]]:

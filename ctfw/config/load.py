@@ -13,6 +13,7 @@ import time
 from itertools import product
 
 from ctfw.config.document import Mapping, decode, parse
+from ctfw.config.failure import read_failure
 from ctfw.config.files import Files
 from ctfw.config.hook import Hook, read_hook
 from ctfw.config.include import Includes
@@ -23,7 +24,7 @@ from ctfw.config.offload import read_offload
 from ctfw.config.problems import ConfigError, GiveUp, Problem, Report
 from ctfw.config.recorder import RecorderSettings, read_recorder
 from ctfw.config.rules import Rules
-from ctfw.config.schema import FAILURE, FILE, INCLUDED, POLICY, Kind
+from ctfw.config.schema import FILE, INCLUDED, POLICY, Kind
 from ctfw.config.sets import Sets
 from ctfw.config.tests_section import RuleTest, Tests
 from ctfw.config.values import Wrong
@@ -119,7 +120,7 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
     offload_bit = read_offload(fields, reader.fields.values(), reject_bit, report)
     reader.check_marks(reject_bit, offload_bit)
     settings = _settings(fields, report)
-    failure = {name: _section(fields, "failure").get(name, "drop") for name in FAILURE.keys}
+    failure = read_failure(_section(fields, "failure"), report)
     queue = _section(fields, "queue").get("number", 0)
     hook = read_hook(_section(fields, "hook"), report)
     _warn_policy(fields, report)

@@ -255,7 +255,7 @@ FAILURE = Section(
     Key("no_listener", Kind.FATE, "packets while ctfw does not run"),
     Key("queue_full", Kind.FATE, "packets that do not fit into the queue"),
     Key("error", Kind.FATE, "a packet on which ctfw itself failed"),
-    Key("stuck", Kind.FATE, "packets while ctfw makes no progress"),
+    Key("stuck", Kind.FATE, "packets of a ctfw that hangs and is ended for it; as no_listener"),
 )
 
 # Knobs that are neither a duration nor a switch: name -> (low, high).

@@ -57,7 +57,7 @@ def test_defaults() -> None:
 
 def test_settings() -> None:
     loaded = load(
-        "queue: {number: 7}\nfailure: {stuck: accept}\n"
+        "queue: {number: 7}\nfailure: {no_listener: accept}\n"
         "conntrack: {max: 100, tcp_timeout_established: 2h30m, tcp_loose: no, helpers: {ftp: [21, 2121], tftp: 69}}"
     )
     assert (loaded.queue, loaded.failure["stuck"], loaded.failure["error"]) == (7, "accept", "drop")
