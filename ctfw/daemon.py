@@ -39,6 +39,7 @@ from ctfw.engine import Engine
 from ctfw.nfqueue import Queue
 from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service.alarms import Alarms, watch_packets
+from ctfw.service.aside import Aside
 from ctfw.service.control import Control
 from ctfw.service.descriptors import Descriptors
 from ctfw.service.events import EventStream
@@ -136,10 +137,12 @@ class Daemon:
             raise
         self.queue = Queue(self._kernel.sock, self._number, self.engine, _error_verdict(loaded), self._kernel.buffer)
         self._account = Account(self.queue, self._kernel, os.path.dirname(self._control.path))
+        self._aside = Aside(self._turn_aside)
         self._reloading = Reloading(
             loaded,
             options.rules,
             self.engine,
+            self._aside,
             rule_tests.load,
             self._put,
             self._facts,
@@ -150,7 +153,7 @@ class Daemon:
         self._alarms = Alarms(self._journal)
         watch_packets(self._alarms, self.engine, self.queue, self._kernel, lambda: self._reloading.config.failure)
         self._account.watch(self._alarms)
-        reload = self._reloading.reload_for_client
+        reload = self._reloading.ask_for_client
         self._methods = Methods(self.engine, self.queue, self._kernel, self._status, reload, self._flight, self._heat)
         self._events = EventStream(self._tracker)
         methods.update(Removal(self._tracker).table())
@@ -171,6 +174,7 @@ class Daemon:
         try:
             while not self._stopping:
                 self._turn()
+                self._reloading.work()
         finally:
             self._stop()
         return 0
@@ -223,6 +227,13 @@ class Daemon:
             write(data, length, now + offset, hook, indev, outdev, mark, checksum)
 
         self.queue.record = record
+
+    def _turn_aside(self) -> None:
+        """A turn while something longer is under way."""
+        self._more_requests = True
+        self._turn()
+        if self._stopping:
+            self._aside.abandon()
 
     def _turn(self) -> None:
         wait = 0.0 if self._more_requests else max(0, self._next_tick - time.monotonic_ns()) / SECOND
@@ -346,7 +357,7 @@ class Daemon:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stopping = True
             elif number == signal.SIGHUP:
-                self._reloading.reload()
+                self._reloading.ask()
 
     def _put(self, new: config.Config) -> list[config.Problem]:
         """Puts a configuration into force between two packets; what of it has to wait for a restart."""

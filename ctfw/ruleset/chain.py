@@ -8,12 +8,13 @@ packet of a known connection pays nothing for the rules that speak of new ones.
 Rules before tracking (``track``) have a row of their own, that of state 0, which no packet has when it is asked about.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from mypy_extensions import i64
 
 from ctfw.packet import FORWARD, INPUT, OUTPUT, Packet
-from ctfw.ruleset.index import Index, bits
+from ctfw.ruleset.index import Index, bits, hold_breath
 from ctfw.ruleset.rule import Rule
 
 HOOKS: Final = 5
@@ -21,12 +22,14 @@ STATES: Final = 32
 
 
 class Chain:
-    """``rules`` in their order. ``places``: of the user's chains by name, for the jumps."""
+    """``rules`` in their order. ``places``: of the user's chains by name, for the jumps. ``breathe``: see index."""
 
-    def __init__(self, name: str, rules: list[Rule], places: dict[str, int]) -> None:
+    def __init__(
+        self, name: str, rules: list[Rule], places: dict[str, int], breathe: Callable[[], None] = hold_breath
+    ) -> None:
         self.name = name
         self.rules = rules
-        self._index = Index(rules)
+        self._index = Index(rules, breathe)
         for at, rule in enumerate(rules):
             rule.settle(at in self._index.late_srcs, at in self._index.late_dsts, places.get(rule.jump, -1))
         # By hook * 32 + state bit. A packet from another hook gets what FORWARD says: it is going through.
@@ -37,6 +40,7 @@ class Chain:
             chain = hook if hook in (INPUT, FORWARD, OUTPUT) else FORWARD
             for state in range(STATES):
                 if (chain, state) not in rows:
+                    breathe()
                     # Of the 32 rows only those of a single state are ever asked for.
                     rows[chain, state] = _places(rules, chain, state) if state & (state - 1) == 0 else []
                 places_here = rows[chain, state]

@@ -9,13 +9,16 @@ the lowest bit. So a packet that opens a connection pays a binary search and an 
 A rule that does not ask for a field has its bit everywhere in it. What cannot be indexed (limits, sets that change) is
 not known here: the caller asks the candidates themselves, in their order.
 
+Making an index of ten thousand rules takes a third of a second, in which compiled code hears no signal. Whoever has
+packets waiting gives a function ``breathe``, called between small steps, and is let in by it.
+
 A boundary costs a bit for each rule, so long lists of addresses times long lists of rules would fill the memory. Up to
 BUDGET the largest sets are left to the caller as well (``late_srcs``, ``late_dsts``): for the few rules that use them a
 second binary search costs a packet less than the memory would.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from mypy_extensions import i64
@@ -30,14 +33,19 @@ BUDGET: Final = 64 << 20  # bytes that the boundaries of one field of addresses 
 _OBJECT: Final = 100  # bytes that a boundary takes beside its rules
 
 
+def hold_breath() -> None:
+    """Nobody waits."""
+
+
 class Numbers:
     """One field of whole numbers, up to ``highest``. ``none`` holds the rules that do not ask for it."""
 
-    def __init__(self, wanted: list[NumberSet | None], highest: int) -> None:
+    def __init__(self, wanted: list[NumberSet | None], highest: int, breathe: Callable[[], None] = hold_breath) -> None:
         self.none = bits(at for at, numbers in enumerate(wanted) if numbers is None)
         toggles: dict[int, int] = {0: 0}
         for at, numbers in enumerate(wanted):
             if numbers is not None:
+                breathe()
                 bit = 1 << at
                 for first, last in numbers.intervals():
                     toggles[first] = toggles[first] ^ bit if first in toggles else bit
@@ -45,7 +53,7 @@ class Numbers:
                         toggles[last + 1] = toggles[last + 1] ^ bit if last + 1 in toggles else bit
         self.is_used = any(numbers is not None for numbers in wanted)
         self._firsts: list[int] = sorted(toggles)
-        self._rules: list[int] = accumulate([toggles[first] for first in self._firsts], self.none)
+        self._rules: list[int] = accumulate([toggles[first] for first in self._firsts], self.none, breathe)
 
     def find(self, number: i64) -> int:
         """The rules that agree with ``number`` in this field."""
@@ -55,7 +63,7 @@ class Numbers:
 class Addresses:
     """One field of addresses, IPv4 and IPv6. ``none`` holds the rules that do not ask for it."""
 
-    def __init__(self, wanted: list[AddressSet | None]) -> None:
+    def __init__(self, wanted: list[AddressSet | None], breathe: Callable[[], None] = hold_breath) -> None:
         self.none = bits(at for at, addresses in enumerate(wanted) if addresses is None)
         toggles: dict[bytes, int] = {bytes(4): 0, bytes(16): 0}
         self.is_used = False
@@ -64,6 +72,7 @@ class Addresses:
                 self.is_used = True
                 bit = 1 << at
                 for first, last in addresses.intervals():
+                    breathe()
                     toggles[first] = toggles[first] ^ bit if first in toggles else bit
                     behind = int.from_bytes(last, "big") + 1
                     if behind >> (8 * len(last)) == 0:
@@ -71,8 +80,8 @@ class Addresses:
                         toggles[after] = toggles[after] ^ bit if after in toggles else bit
         self._firsts4: list[bytes] = sorted(first for first in toggles if len(first) == 4)
         self._firsts6: list[bytes] = sorted(first for first in toggles if len(first) == 16)
-        self._rules4: list[int] = accumulate([toggles[first] for first in self._firsts4], self.none)
-        self._rules6: list[int] = accumulate([toggles[first] for first in self._firsts6], self.none)
+        self._rules4: list[int] = accumulate([toggles[first] for first in self._firsts4], self.none, breathe)
+        self._rules6: list[int] = accumulate([toggles[first] for first in self._firsts6], self.none, breathe)
 
     def find4(self, address: bytes) -> int:
         """The rules that agree with an IPv4 address in this field."""
@@ -105,18 +114,20 @@ class Interfaces:
 class Index:
     """All fields of a list of rules. The rules' places in the list are their bits."""
 
-    def __init__(self, rules: list[Rule]) -> None:
-        self._protos = Numbers([rule.protos for rule in rules], 255)
+    def __init__(self, rules: list[Rule], breathe: Callable[[], None] = hold_breath) -> None:
+        self._protos = Numbers([rule.protos for rule in rules], 255, breathe)
         self._by_proto: list[int] = [self._protos.find(proto) for proto in range(256)]
-        self._sports = Numbers([rule.sport for rule in rules], 65535)
-        self._dports = Numbers([rule.dport for rule in rules], 65535)
+        self._sports = Numbers([rule.sport for rule in rules], 65535, breathe)
+        self._dports = Numbers([rule.dport for rule in rules], 65535, breathe)
         self._portless: int = self._sports.none & self._dports.none
         sources = [rule.src for rule in rules]
         destinations = [rule.dst for rule in rules]
         self.late_srcs = too_large(sources)
         self.late_dsts = too_large(destinations)
-        self._sources = Addresses([None if at in self.late_srcs else one for at, one in enumerate(sources)])
-        self._destinations = Addresses([None if at in self.late_dsts else one for at, one in enumerate(destinations)])
+        asked = [None if at in self.late_srcs else one for at, one in enumerate(sources)]
+        self._sources = Addresses(asked, breathe)
+        asked = [None if at in self.late_dsts else one for at, one in enumerate(destinations)]
+        self._destinations = Addresses(asked, breathe)
         self._ins = Interfaces([rule.indev for rule in rules])
         self._outs = Interfaces([rule.outdev for rule in rules])
 
@@ -177,11 +188,12 @@ def bits(places: Iterable[int]) -> int:
     return int.from_bytes(octets, "little")
 
 
-def accumulate(toggles: list[int], start: int) -> list[int]:
+def accumulate(toggles: list[int], start: int, breathe: Callable[[], None] = hold_breath) -> list[int]:
     """Running XOR from ``start``; equal results are one object, for neighbours often agree."""
     seen: dict[int, int] = {}
     running: list[int] = []
     for toggle in toggles:
+        breathe()
         start ^= toggle
         running.append(seen.setdefault(start, start))
     return running

@@ -15,7 +15,7 @@ has to be looked at is a single comparison, of its generation with ``floor``: ev
 ``keep`` leaves the floor where it was. So one that slept through two reloads gets what the first of them asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from mypy_extensions import i64
@@ -25,6 +25,7 @@ from ctfw.conntrack.state import ANY
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT, Packet
 from ctfw.ruleset.chain import HOOKS, STATES, Chain
 from ctfw.ruleset.dynamic import DynamicSet
+from ctfw.ruleset.index import hold_breath
 from ctfw.ruleset.marks import OFFLOAD_BIT, REJECT_BIT, reject_field
 from ctfw.ruleset.question import LIVE, Question
 from ctfw.ruleset.rule import Rule
@@ -43,8 +44,9 @@ EXISTING_NAMES: Final = ("keep", "recheck", "kill")
 class Ruleset:
     """``policy`` gives the verdict of a chain whose rules do not match; a chain that it does not name drops.
 
-    ``chains``: the user's, by name. ``sets``: the dynamic ones, for whoever adds and removes members. Raises ValueError
-    for a jump to a chain that is not there, and for chains that lead back to themselves or too deep.
+    ``chains``: the user's, by name. ``sets``: the dynamic ones, for whoever adds and removes members. ``breathe``: see
+    index. Raises ValueError for a jump to a chain that is not there, and for chains that lead back to themselves or too
+    deep.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Ruleset:
         existing: int = KEEP,
         reject_bit: int = REJECT_BIT,
         offload_bit: int = OFFLOAD_BIT,
+        breathe: Callable[[], None] = hold_breath,
     ) -> None:
         self.rules = rules
         self.generation: i64 = generation
@@ -71,8 +74,8 @@ class Ruleset:
             name = "policy " + HOOK_NAMES[hook]
             self.policies[hook] = Rule(name, "", policy.get(hook, DROP), 1 << hook, ANY)
         places = {name: at for at, name in enumerate(chains or {})}
-        self.main = Chain("", rules, places)
-        self.chains: list[Chain] = [Chain(name, list(those), places) for name, those in (chains or {}).items()]
+        self.main = Chain("", rules, places, breathe)
+        self.chains: list[Chain] = [Chain(name, list(those), places, breathe) for name, those in (chains or {}).items()]
         _check_jumps(self.main, self.chains)
         self.every: list[Rule] = [*rules, *[rule for chain in self.chains for rule in chain.rules]]
         # 0 when no rule offloads. ``own_field``: the bits of the mark that are ours, cleared on arrival.

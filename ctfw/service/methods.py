@@ -56,7 +56,7 @@ class Methods:
         queue: Queue,
         kernel: KernelQueue,
         status: Callable[[], dict[str, Any]],
-        reload: Callable[[dict[str, Any]], dict[str, Any]],
+        reload: Callable[[dict[str, Any]], object],
         flight: Flight,
         heat: Heat,
     ) -> None:

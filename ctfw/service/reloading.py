@@ -4,26 +4,38 @@ Owns which configuration is in force and since when, and what is said about a ch
 the client who asked. How a file becomes a configuration (``load``) and what hangs on one in the daemon (``put``) are
 functions that it is given.
 
-Asked for by SIGHUP or by the control socket's method. The file is read, compiled and tested (its own tests) completely
-before anything is changed; then the two references, rules and settings, are swapped between two packets. A file with an
-error changes nothing.
+Asked for by SIGHUP or by the control socket's method, and done when the loop comes to it (``work``). The file is read,
+compiled and tested (its own tests) completely before anything is changed, aside from the packets, which go on; then the
+two references, rules and settings, are swapped between two of them. A file with an error changes nothing. One is done
+after the other, each with the file as it is then.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ctfw import config
 from ctfw.engine import Engine
 from ctfw.ruleset.ruleset import EXISTING_NAMES
+from ctfw.service.aside import Abandoned, Aside
 from ctfw.service.journal import ERROR, NOTICE, WARNING, Journal
 from ctfw.service.kinds import RELOAD_FAILED, RELOADED, RULES_PROBLEM
 from ctfw.service.notify import Notifier
-from ctfw.service.session import FAILED, INVALID_PARAMS, Refused
+from ctfw.service.session import FAILED, INVALID_PARAMS, Later, Refused
 
 MAX_PROBLEMS: Final = 100  # of a rule file, in one answer
+
+
+@dataclass(frozen=True)
+class _Request:
+    """``existing`` says what becomes of open connections this time (KEEP, RECHECK, KILL); -1: what the file says."""
+
+    existing: int = -1
+    answer: Later | None = None  # of a client
 
 
 class Reloading:
@@ -38,6 +50,7 @@ class Reloading:
         loaded: config.Config,
         path: str,
         engine: Engine,
+        aside: Aside,
         load: Callable[[str], config.Config],
         put: Callable[[config.Config], list[config.Problem]],
         facts: Callable[[], str],
@@ -48,18 +61,49 @@ class Reloading:
         self.path = path
         self.since = time.time()
         self.counts = {"done": 0, "failed": 0}
+        self._wanted: deque[_Request] = deque()  # one a client, and one for all signals that wait
         self._engine = engine
+        self._aside = aside
         self._load = load
         self._put = put
         self._facts = facts
         self._notifier = notifier
         self._journal = journal
 
-    def reload(self, existing: int = -1) -> list[config.Problem]:
-        """Swap in the rules as the file has them now; the problems. With an error among them nothing has changed.
+    def ask(self) -> None:
+        """A signal wants a reload; those that come before it begins are one."""
+        if not any(request.answer is None for request in self._wanted):
+            self._wanted.append(_Request())
 
-        ``existing`` says what becomes of open connections this time (KEEP, RECHECK, KILL); -1: what the file says.
-        """
+    def ask_for_client(self, params: dict[str, Any]) -> Later:
+        """The control socket's method; its answer comes when the reload is done."""
+        word = params.get("existing")
+        if word is not None and word not in EXISTING_NAMES:
+            raise Refused(INVALID_PARAMS, f"existing is one of {', '.join(EXISTING_NAMES)}")
+        request = _Request(-1 if word is None else EXISTING_NAMES.index(word), Later())
+        self._wanted.append(request)
+        assert request.answer is not None
+        return request.answer
+
+    def work(self) -> None:
+        """Does what was asked for; to be called between two turns of the loop."""
+        while self._wanted:
+            request = self._wanted.popleft()
+            try:
+                problems = self._reload(request.existing)
+            except Abandoned:
+                self._wanted.clear()
+                return
+            if request.answer is not None:
+                request.answer.done(self._answer(problems))
+
+    def _answer(self, problems: list[config.Problem]) -> object:
+        texts = [config.render(problem) for problem in problems[:MAX_PROBLEMS]]
+        if any(problem.severity == "error" for problem in problems):
+            return Refused(FAILED, "the rules have errors; the old ones stay in force", texts)
+        return {"generation": self._engine.ruleset.generation, "warnings": texts}
+
+    def _reload(self, existing: int) -> list[config.Problem]:
         begun = time.monotonic_ns()
         self._notifier.reloading(begun)
         problems = self._swap(existing)
@@ -72,20 +116,10 @@ class Reloading:
         if failed:
             self._journal.log(f"reload failed, the old rules stay: problems={len(problems)}", ERROR, kind=RELOAD_FAILED)
         else:
-            self._journal.log(f"reloaded: {self._facts()} ms={took}", NOTICE, kind=RELOADED)
+            waited = self._aside.longest / 1_000_000
+            self._journal.log(f"reloaded: {self._facts()} ms={took} waited_ms={waited:.1f}", NOTICE, kind=RELOADED)
         self._notifier.ready(("rules as before, the new file has errors; " if failed else "") + self._facts())
         return problems
-
-    def reload_for_client(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The control socket's method."""
-        word = params.get("existing")
-        if word is not None and word not in EXISTING_NAMES:
-            raise Refused(INVALID_PARAMS, f"existing is one of {', '.join(EXISTING_NAMES)}")
-        problems = self.reload(-1 if word is None else EXISTING_NAMES.index(word))
-        texts = [config.render(problem) for problem in problems[:MAX_PROBLEMS]]
-        if any(problem.severity == "error" for problem in problems):
-            raise Refused(FAILED, "the rules have errors; the old ones stay in force", texts)
-        return {"generation": self._engine.ruleset.generation, "warnings": texts}
 
     def figures(self) -> dict[str, Any]:
         """What `status` says about the rules."""
@@ -99,7 +133,7 @@ class Reloading:
 
     def _swap(self, existing: int) -> list[config.Problem]:
         try:
-            new = self._load(self.path)
+            new = self._aside.run(lambda: self._load(self.path))
         except config.ConfigError as error:
             return error.problems
         except OSError as error:

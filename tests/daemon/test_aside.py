@@ -1,0 +1,75 @@
+"""Long work beside the loop: the loop turns meanwhile, and both end well whatever happens in either."""
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from ctfw.service.aside import Abandoned, Aside
+
+
+def busy_until(condition: Callable[[], bool]) -> str:
+    """Work that only calculates, as loading rules does."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        sum(range(100))
+    return "done"
+
+
+def test_the_loop_turns_while_the_work_goes_on() -> None:
+    turns: list[int] = []
+    aside = Aside(lambda: turns.append(len(turns)))
+    assert aside.run(lambda: busy_until(lambda: len(turns) >= 5)) == "done"
+    assert turns[:5] == [0, 1, 2, 3, 4]
+    assert aside.longest > 0
+    assert not aside.is_busy
+
+
+def test_nothing_interrupts_when_the_work_is_over() -> None:
+    turns: list[int] = []
+    aside = Aside(lambda: turns.append(1))
+    before = signal.getsignal(signal.SIGALRM)
+    aside.run(lambda: busy_until(lambda: bool(turns)))
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    after = len(turns)
+    end = time.monotonic() + 0.01
+    busy_until(lambda: time.monotonic() > end)
+    assert len(turns) == after
+
+
+def test_what_the_work_raises_comes_out() -> None:
+    aside = Aside(lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        aside.run(lambda: 1 // 0)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_work_that_is_abandoned_ends_where_it_is_although_it_catches_exceptions() -> None:
+    aside = Aside(lambda: aside.abandon())
+
+    def stubborn() -> None:
+        try:
+            busy_until(lambda: False)
+        except Exception:
+            pytest.fail("the work took it for its own")
+
+    with pytest.raises(Abandoned):
+        aside.run(stubborn)
+
+
+def test_a_loop_that_fails_is_not_silenced_by_the_work() -> None:
+    def fail() -> None:
+        raise KeyError("the loop")
+
+    with pytest.raises(KeyError, match="the loop"):
+        Aside(fail).run(lambda: busy_until(lambda: False))
+
+
+def test_a_wait_of_the_work_for_another_thread_does_not_stop_the_loop() -> None:
+    turns: list[int] = []
+    aside = Aside(lambda: turns.append(1))
+    aside.run(lambda: time.sleep(0.05))
+    assert len(turns) >= 5
