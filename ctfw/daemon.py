@@ -32,12 +32,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ctfw import __version__, config, engine
+from ctfw import __version__, config
 from ctfw.conntrack.settings import NETBIOS_NS, SNMP
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine
 from ctfw.nfqueue import Queue
 from ctfw.ruleset.verdict import ACCEPT, DROP
+from ctfw.service import metrics, status
 from ctfw.service.alarms import Alarms, watch_packets
 from ctfw.service.aside import Aside
 from ctfw.service.control import Control
@@ -66,10 +67,12 @@ from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
 from ctfw.service.offload import OffloadCare
 from ctfw.service.packet_log import PacketLog
+from ctfw.service.pulse import Pulse
 from ctfw.service.record import Recorder
 from ctfw.service.reloading import Reloading
 from ctfw.service.removal import Removal
 from ctfw.service.session import Method
+from ctfw.service.textfile import Textfile
 from ctfw.tools import explain_live, rule_tests
 
 SECOND: Final = 1_000_000_000
@@ -153,11 +156,36 @@ class Daemon:
         self._alarms = Alarms(self._journal)
         watch_packets(self._alarms, self.engine, self.queue, self._kernel, lambda: self._reloading.config.failure)
         self._account.watch(self._alarms)
+        counters = status.watched(self.engine, self.queue, self._kernel, self._journal, self._account)
+        self._pulse = Pulse(self.queue, self._kernel, counters, self._started)
+        self._parts = status.Parts(
+            started=self._started,
+            number=self._number,
+            record=options.record,
+            engine=self.engine,
+            queue=self.queue,
+            kernel=self._kernel,
+            account=self._account,
+            reloading=self._reloading,
+            journal=self._journal,
+            packet_log=self._packet_log,
+            control=self._control,
+            flight=self._flight,
+            notifier=self._notifier,
+            pulse=self._pulse,
+        )
+        self._textfile = Textfile(self._parts, self._journal)
+        self._textfile.configure(loaded.metrics)
         reload = self._reloading.ask_for_client
         self._methods = Methods(self.engine, self.queue, self._kernel, self._status, reload, self._flight, self._heat)
         self._events = EventStream(self._tracker)
         methods.update(Removal(self._tracker).table())
-        methods.update(self._methods.table(), explain=explain_live.method(self.engine), events=self._events.subscribe)
+        methods.update(
+            self._methods.table(),
+            explain=explain_live.method(self.engine),
+            events=self._events.subscribe,
+            metrics=metrics.method(self._parts),
+        )
 
         self._stopping = False
         self._more_requests = False
@@ -165,7 +193,6 @@ class Daemon:
         self._ticks = 0
         self._next_save = self._started
         self._fed = self._started
-        self._answered_when_fed = -1
         self._status_at = (self._started, 0)
 
     def run(self) -> int:
@@ -266,7 +293,9 @@ class Daemon:
         self._offload.tick(now)
         self._control.tick(now)
         self._packets()  # an idle queue proves here that it is empty, not merely silent
+        self._pulse.tick(now, now - self._next_tick)
         self._feed(now)
+        self._textfile.tick(now)
         if self._ticks % 10 == 0:
             self._account.look()
             self._alarms.tick(now)
@@ -307,10 +336,9 @@ class Daemon:
         watchdog = self._notifier.watchdog_ns
         if not watchdog or now - self._fed < watchdog // 4:
             return
-        if self.queue.idle or self.queue.answered != self._answered_when_fed:
+        if self._pulse.progress > self._fed:
             self._notifier.alive()
             self._fed = now
-            self._answered_when_fed = self.queue.answered
 
     def _stop(self) -> None:
         self._notifier.stopping()
@@ -324,6 +352,7 @@ class Daemon:
         self._offload.close()
         if self._options.state:
             self._save_members()
+        self._textfile.close()
         if self._recorder is not None:
             self._recorder.close()
         queue = self.queue
@@ -368,6 +397,7 @@ class Daemon:
         self.engine.ruleset = new.ruleset
         self._look_around()
         self._flight.configure(new.recorder)
+        self._textfile.configure(new.metrics)
         self._heat.renew(time.monotonic_ns())
         self._observe()
         self.queue.error_verdict = _error_verdict(new)
@@ -377,31 +407,7 @@ class Daemon:
         return [config.Problem(self._options.rules, 0, 0, "warning", text)]
 
     def _status(self) -> dict[str, Any]:
-        now = time.monotonic_ns()
-        return {
-            "version": __version__,
-            "compiled": not str(engine.__file__).endswith(".py"),
-            "pid": os.getpid(),
-            "uptime": (now - self._started) // SECOND,
-            "rules": {
-                "path": os.path.abspath(self._options.rules),
-                **self._reloading.figures(),
-            },
-            "connections": {"entries": len(self._tracker.table), "max": self._tracker.settings.max},
-            "queue": {
-                "number": self._number,
-                "gso": self._kernel.gso,
-                "copy_range": self._kernel.copy_range,
-                "maxlen": self._kernel.maxlen,
-                **self._methods.queue_counters(),
-            },
-            "failure": dict(self._reloading.config.failure),
-            "unjudged": self._account.figures(),
-            "log": {"sink": self._journal.sink, "lost": self._journal.lost},
-            "record": self._options.record or None,
-            "recorder": self._flight.figures(now),
-            "notes": self._kernel.notes,
-        }
+        return status.answer(self._parts, time.monotonic_ns())
 
     def _facts(self, now: int = 0) -> str:
         facts = (

@@ -26,11 +26,13 @@ from ctfw.cli import (
     hook,
     import_,
     inspect,
+    metrics,
     replay,
     rules,
     rules_live,
     schema,
     set,
+    status,
     test,
 )
 from ctfw.service.client import ClientError, NotPermitted, NotRunning
@@ -66,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version())
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for family in (
-        daemon, rules, test, explain, inspect, events, delete, rules_live, set, replay, flight, hook, doctor, schema,
-        import_,
+        daemon, rules, test, explain, status, inspect, events, metrics, delete, rules_live, set, replay, flight, hook,
+        doctor, schema, import_,
     ):  # fmt: skip
         family.add(subparsers)
     return parser

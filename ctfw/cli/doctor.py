@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
 from typing import Final
 
+from ctfw.cli import color
 from ctfw.cli.daemon import DEFAULT_RULES
 from ctfw.service.client import socket_path
 from ctfw.service.doctor import FAIL, OK, WARN, examine
 
-_COLORS: Final = {OK: "32", WARN: "33", FAIL: "31"}
+_COLORS: Final = {OK: color.GOOD, WARN: color.DOUBTFUL, FAIL: color.BAD}
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,6 +27,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("--rules", metavar="FILE", default=DEFAULT_RULES, help="the rule file (default: %(default)s)")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
+    color.add_option(parser)
     parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
     parser.set_defaults(handler=doctor)
 
@@ -38,9 +39,9 @@ def doctor(arguments: argparse.Namespace) -> int:
         json.dump([asdict(finding) for finding in findings], sys.stdout, indent=2)
         print()
     else:
-        colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        colored = color.is_wanted(arguments.color, sys.stdout)
         for finding in findings:
-            level = f"\033[{_COLORS[finding.level]}m{finding.level:4}\033[0m" if colored else f"{finding.level:4}"
+            level = color.paint(f"{finding.level:4}", _COLORS[finding.level], colored)
             print(f"{level}  {finding.what:<10}  {finding.text}")
             if finding.advice:
                 print(f"{'':18}→ {finding.advice}")

@@ -1,4 +1,4 @@
-"""`ctfw list`, `ctfw stats`, `ctfw status`: what the running daemon knows, printed.
+"""`ctfw list`, `ctfw stats`: what the running daemon knows, printed.
 
 `list` prints what people and programs know from the kernel: the lines of /proc/net/nf_conntrack, or those of
 `conntrack -L`, whose filters it takes; with --compare-kernel it holds them against the kernel's own.
@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from ctfw import __version__
@@ -57,15 +56,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     _add_output(parser)
     _add_socket(parser)
     parser.set_defaults(handler=stats)
-
-    parser = subparsers.add_parser(
-        "status",
-        help="say how the daemon is",
-        description="Says which rules are in force since when, what the queue does, and what happens in a failure.",
-    )
-    _add_output(parser)
-    _add_socket(parser)
-    parser.set_defaults(handler=status)
 
 
 def list_connections(arguments: argparse.Namespace) -> int:
@@ -140,76 +130,9 @@ def stats(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def status(arguments: argparse.Namespace) -> int:
-    """`ctfw status`; returns the exit code."""
-    with Client(socket_path(arguments.socket)) as client:
-        answer = client.call("status")
-    if arguments.output == "json":
-        json.dump(answer, sys.stdout, indent=2)
-        print()
-        return 0
-    rules = answer["rules"]
-    loaded = datetime.fromtimestamp(rules["loaded"], UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    connections = answer["connections"]
-    queue = answer["queue"]
-    kernel = queue["kernel"]
-    waiting = "unavailable" if kernel is None else kernel["waiting"]
-    dropped = "unavailable" if kernel is None else kernel["queue_dropped"]
-    build = "compiled" if answer["compiled"] else "interpreted"
-    lines = [
-        ("running", f"version={answer['version']} ({build}) pid={answer['pid']} uptime={answer['uptime']}s"),
-        ("rules", f"{rules['path']} count={rules['count']} generation={rules['generation']} loaded={loaded}"),
-        ("reloads", f"done={rules['reloads']['done']} failed={rules['reloads']['failed']}"),
-        ("connections", f"entries={connections['entries']} max={connections['max']}"),
-        (
-            "queue",
-            f"number={queue['number']} gso={'on' if queue['gso'] else 'off'} copy_range={queue['copy_range']}"
-            f" maxlen={queue['maxlen']} waiting={waiting}",
-        ),
-        ("packets", f"received={queue['received']} answered={queue['answered']} errors={queue['errors']}"),
-        ("losses", f"socket={queue['lost']} queue_full={dropped}"),
-        ("failure", _policy(answer["failure"], answer["unjudged"]["in_force"])),
-        ("unjudged", _unjudged(answer["unjudged"])),
-        ("log", f"sink={answer['log']['sink']} lost={answer['log']['lost']}"),
-    ]
-    if answer["recorder"]:
-        kept = answer["recorder"]
-        lines.append(
-            ("recorder", f"seconds={kept['seconds']} kept={kept['kept']} used={kept['used']}/{kept['memory']}")
-        )
-    if answer["record"]:
-        lines.append(("record", answer["record"]))
-    lines += [("note", note) for note in answer["notes"]]
-    for name, text in lines:
-        print(f"{name + ':':<13}{text}")
-    return 0
-
-
-def _policy(wanted: dict[str, str], in_force: dict[str, str | None]) -> str:
-    """The policy of the file, and where the kernel's rules say something else."""
-    told = " ".join(f"{name}={fate}" for name, fate in wanted.items())
-    fate = in_force["no_listener"]
-    if fate in (None, wanted["no_listener"]):
-        return told
-    return f"{told}; the kernel's rules say no_listener={fate}: run 'ctfw hook apply'"
-
-
-def _unjudged(figures: dict[str, Any]) -> str:
-    """Packets that nobody judged, by why and what became of them."""
-    known = [
-        f"{why}: passed={_known(counts['accept'])} dropped={_known(counts['drop'])}"
-        for why, counts in figures["unjudged"].items()
-    ]
-    return ", ".join(known) + (f" ({figures['unavailable']})" if figures["unavailable"] else "")
-
-
-def _known(count: int | None) -> str:
-    return "unavailable" if count is None else str(count)
-
-
 def _queue_rows(queue: dict[str, Any]) -> list[tuple[str, Any]]:
     rows = [(name, value) for name, value in queue.items() if name != "kernel"]
-    kernel = queue["kernel"] or dict.fromkeys(("waiting", "queue_dropped", "socket_dropped"), "unavailable")
+    kernel = queue["kernel"] or dict.fromkeys(("waiting", "queue_dropped", "socket_dropped", "numbered"), "unavailable")
     return rows + [(f"kernel {name}", value) for name, value in kernel.items()]
 
 

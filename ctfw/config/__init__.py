@@ -19,6 +19,7 @@ Nothing here runs while packets are judged: the daemon loads a file and swaps in
 """
 
 from ctfw.config.load import Config, load
+from ctfw.config.metrics import MetricsSettings
 from ctfw.config.problems import ConfigError, Problem, render
 
-__all__ = ["Config", "ConfigError", "Problem", "load", "render"]
+__all__ = ["Config", "ConfigError", "MetricsSettings", "Problem", "load", "render"]

@@ -19,6 +19,7 @@ from ctfw.config.hook import Hook, read_hook
 from ctfw.config.include import Includes
 from ctfw.config.invariants import Invariants
 from ctfw.config.lint import lint
+from ctfw.config.metrics import MetricsSettings, read_metrics
 from ctfw.config.named import NamedSets
 from ctfw.config.offload import read_offload
 from ctfw.config.problems import ConfigError, GiveUp, Problem, Report
@@ -51,6 +52,7 @@ class Config:
         self.files: list[str] = []  # every file that was read, this one first
         self.hook = Hook()
         self.recorder: RecorderSettings | None = None  # None: off
+        self.metrics: MetricsSettings | None = None  # None: no file of them
         self.tests: list[RuleTest] = []  # what it says about itself; tools/rule_tests holds it to it
         self.warnings: list[Problem] = []
 
@@ -123,6 +125,7 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
     failure = read_failure(_section(fields, "failure"), report)
     queue = _section(fields, "queue").get("number", 0)
     hook = read_hook(_section(fields, "hook"), report)
+    metrics = read_metrics(_section(fields, "metrics"), report)
     _warn_policy(fields, report)
     if report.failed or settings is None:
         return None
@@ -146,6 +149,7 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
     config.files = files.paths
     config.tests = tests.found
     config.hook = hook
+    config.metrics = metrics
     if "recorder" in fields.values:
         config.recorder = read_recorder(_section(fields, "recorder"))
     return config

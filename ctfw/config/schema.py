@@ -250,6 +250,12 @@ RECORDER = Section(
     Key("headers", Kind.SIZE, "bytes kept of each packet, as 128 bytes, which it is unless given", low=64, high=1024),
 )
 
+METRICS = Section(
+    "metrics",
+    Key("textfile", Kind.TEXT, "write figures to this file for node_exporter, as /run/ctfw/ctfw.prom", required=True),
+    Key("every", Kind.DURATION, "how often; 15 seconds unless given", low=1, high=3600),
+)
+
 FAILURE = Section(
     "failure",
     Key("no_listener", Kind.FATE, "packets while ctfw does not run"),
@@ -350,6 +356,7 @@ FILE = Section(
     Key("conntrack", Kind.SECTION, "connection tracking", section=CONNTRACK),
     Key("failure", Kind.SECTION, "what happens to packets that ctfw cannot judge; drop unless given", section=FAILURE),
     Key("recorder", Kind.SECTION, "keep headers and verdicts of the last minutes; off unless here", section=RECORDER),
+    Key("metrics", Kind.SECTION, "figures in a file, for Prometheus; off unless here", section=METRICS),
     Key("reject", Kind.SECTION, "how rejected packets are handed to the kernel", section=REJECT),
     Key("offload", Kind.SECTION, "how connections are handed to the kernel", section=OFFLOAD),
     Key(

@@ -133,6 +133,11 @@ class Control:
         self._rearm(client)
         return bool(self._ready)
 
+    @property
+    def count(self) -> int:
+        """How many clients are connected."""
+        return len(self._clients)
+
     def tick(self, now: int) -> None:
         """Drop the clients that do not take their answers."""
         self._now = now

@@ -134,6 +134,10 @@ class Account:
             lambda count: f"failure policy was at work: no_listener={FATES[absent['accept'] > 0]} packets={count}",
         )
 
+    def passed(self) -> int:
+        """Packets that a full queue let pass unjudged, when last looked."""
+        return self._fates["queue_full"]["accept"]
+
     def figures(self) -> dict[str, Any]:
         """Plain data for status and metrics, up to now.
 

@@ -170,11 +170,19 @@ class KernelQueue:
         self.fail_open = fail_open
 
     def figures(self) -> dict[str, int] | None:
-        """What the kernel says of this queue: waiting, queue_dropped, socket_dropped; None if it may not be read."""
+        """What the kernel says of this queue: waiting, queue_dropped, socket_dropped, numbered (the last number given).
+
+        None if it may not be read.
+        """
         fields = self._fields()
         if not fields:
             return None
-        return {"waiting": fields[2], "queue_dropped": fields[5], "socket_dropped": fields[6]}
+        return {
+            "waiting": fields[2],
+            "queue_dropped": fields[5],
+            "socket_dropped": fields[6],
+            "numbered": fields[7],
+        }
 
     def close(self) -> None:
         """Give up our hold on the queue.

@@ -36,12 +36,27 @@ from ctfw.service.pages import page, paged
 from ctfw.service.routes import Routes
 from ctfw.service.selection import Selection
 from ctfw.service.session import FAILED, INVALID_PARAMS, Method, Refused, Session
+from ctfw.service.status import queue_counters
 
 SECOND: Final = 1_000_000_000
 
 # The methods that the right READ is enough for; what is not here needs WRITE.
 READING: Final = frozenset(
-    {"clock", "events", "expect", "explain", "flight", "list", "live", "meets", "members", "rules", "stats", "status"}
+    {
+        "clock",
+        "events",
+        "expect",
+        "explain",
+        "flight",
+        "list",
+        "live",
+        "meets",
+        "members",
+        "metrics",
+        "rules",
+        "stats",
+        "status",
+    }
 )
 
 FORMS: Final = {"proc": proc_line, "conntrack": conntrack_line, "dict": as_dict}
@@ -187,23 +202,7 @@ class Methods:
             },
             "states": {name or "dropped": count for name, count in counters.by_state().items()},
             "reasons": {NAMES[i]: count for i, count in enumerate(counters.reasons) if i and count},
-            "queue": self.queue_counters(),
-        }
-
-    def queue_counters(self) -> dict[str, Any]:
-        """The queue's own counters and, where they may be read, the kernel's of it (else None)."""
-        queue = self._queue
-        return {
-            "received": queue.received,
-            "answered": queue.answered,
-            "lost": queue.lost,
-            "errors": queue.errors,
-            "malformed": queue.malformed,
-            "uncheckable": queue.uncheckable,
-            "overruns": queue.overruns,
-            "refused": queue.refused,
-            "retries": queue.retries,
-            "kernel": self._kernel.figures(),
+            "queue": queue_counters(self._queue, self._kernel),
         }
 
     def _connections(self, form: Callable[[Any, int, bool], Any], selection: Selection) -> Iterator[Any]:

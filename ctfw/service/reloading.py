@@ -60,6 +60,8 @@ class Reloading:
         self.config = loaded
         self.path = path
         self.since = time.time()
+        self.tried = self.since  # when the file was last read, whatever came of it
+        self.successful = True  # did it come into force?
         self.counts = {"done": 0, "failed": 0}
         self._wanted: deque[_Request] = deque()  # one a client, and one for all signals that wait
         self._engine = engine
@@ -109,6 +111,7 @@ class Reloading:
         problems = self._swap(existing)
         failed = any(problem.severity == "error" for problem in problems)
         self.counts["failed" if failed else "done"] += 1
+        self.tried, self.successful = time.time(), not failed
         for problem in problems[:MAX_PROBLEMS]:
             level = ERROR if problem.severity == "error" else WARNING
             self._journal.log(f"{problem.where()}: {problem.severity}: {problem.message}", level, kind=RULES_PROBLEM)
@@ -128,6 +131,8 @@ class Reloading:
             "count": len(ruleset.rules),
             "generation": ruleset.generation,
             "loaded": self.since,
+            "tried": self.tried,
+            "successful": self.successful,
             "reloads": dict(self.counts),
         }
 

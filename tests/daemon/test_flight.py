@@ -88,7 +88,9 @@ def test_it_is_off_unless_the_file_says_so(net: Network, tmp_path: Path) -> None
         assert "recorder:" not in daemon.ctfw("status").stdout
         daemon.rules.write_text(RECORDED)
         daemon.ctfw("reload")
-        assert re.search(r"^recorder:    seconds=\d+ kept=\d+ used=\d+/1048576$", daemon.ctfw("status").stdout, re.M)
+        assert re.search(
+            r"^recorder:    seconds=\d+ packets=\d+ used=0.0 of 1 MiB$", daemon.ctfw("status").stdout, re.M
+        )
         with Datagrams(net, OPEN) as good:
             assert good.answered()
         assert len(notes(saved(daemon, file), "in=lan0")) == 1

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon.running import COMMAND, OPEN, RULES, SHUT, Datagrams, Running, wait_until
+from daemon.running import COMMAND, OPEN, RULES, SHUT, Datagrams, Running, command, wait_until
 
 from ctfw.tools.capture import read
 from lab.net import CLIENT, SERVER, Network
@@ -95,7 +95,7 @@ def test_a_broken_file_leaves_the_old_rules_and_a_good_one_replaces_them(net: Ne
         status = json.loads(daemon.ctfw("status", "-o", "json").stdout)
         assert status["rules"]["reloads"] == {"done": 1, "failed": 2}
         assert status["rules"]["generation"] == 1
-        assert "reloads:     done=1 failed=2\n" in daemon.ctfw("status").stdout
+        assert " done=1 failed=2\n" in daemon.ctfw("status").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -160,7 +160,12 @@ def test_packets_that_find_the_queue_full_are_counted(net: Network, tmp_path: Pa
         queue = daemon.stats()["queue"]
         assert queue["kernel"]["queue_dropped"] >= 400
         assert queue["lost"] == 0
-        assert "queue_full=4" in daemon.ctfw("status").stdout
+        told = daemon.ctfw("status", code=1).stdout
+        assert told.startswith("degraded: ")
+        assert re.search(
+            r"  - 4\d\d packets found the queue full \(failure.queue_full: drop\) in the last minute", told
+        )
+        assert re.search(r"^unjudged: .* queue_full: passed=\S+ dropped=4\d\d,", told, re.MULTILINE)
 
 
 def test_queue_full_accept_lets_packets_pass(net: Network, tmp_path: Path) -> None:
@@ -251,7 +256,9 @@ def test_the_watchdog_is_not_fed_while_verdicts_cannot_leave(net: Network, tmp_p
         assert not good.arrives()
         daemon.notices(0.1)
         assert "WATCHDOG=1" not in daemon.notices(1.0)  # it waits for one every 0.4 s
-        assert "packets:     received=" in daemon.ctfw("status").stdout  # although the loop turns
+        assert (
+            "packets:     received=" in command("status", "--socket", daemon.control).stdout
+        )  # although the loop turns
 
 
 def test_the_daemon_does_not_import_scapy(net: Network, tmp_path: Path) -> None:

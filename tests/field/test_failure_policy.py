@@ -179,9 +179,9 @@ def test_what_overruns_the_socket_meets_the_policy_as_well(net: Network, tmp_pat
 
 def test_what_the_kernels_rules_say_is_shown_when_the_file_says_something_else(net: Network, tmp_path: Path) -> None:
     with hooked(net, QUEUE, RULES + "failure: {no_listener: accept}\n"), Running(net, tmp_path, rules=RULES) as daemon:
-        told = daemon.ctfw("status").stdout
+        told = daemon.ctfw("status", code=1).stdout
         assert "no_listener=drop" in told
-        assert "the kernel's rules say no_listener=accept: run 'ctfw hook apply'" in told
+        assert "the kernel's rules say no_listener=accept, the file drop; run 'ctfw hook apply'" in told
 
 
 def test_a_hook_made_anew_begins_a_new_account(net: Network, tmp_path: Path) -> None:
