@@ -36,6 +36,9 @@ COLD = {"ctfw/conntrack/record.py", *glob("ctfw/**/__init__.py", recursive=True)
 # only the project's own stricter checks would.
 MYPY = ("--config-file=", "--no-site-packages", "--ignore-missing-imports")
 
+# Nobody outside calls the compiled functions by name. Said so, the compiler may inline one into another.
+CFLAGS = ["-fvisibility=hidden"]
+
 # pip also runs this file to ask for metadata; only these commands want the extension.
 BUILDING = {"bdist_wheel", "build", "build_ext", "install"} & set(sys.argv)
 
@@ -49,6 +52,8 @@ def main() -> None:
             hot = sorted({path for pattern in HOT for path in glob(pattern, recursive=True)} - COLD)
             options = [*MYPY, f"--cache-dir={work}/mypy"]
             extensions = mypycify([*options, *hot], opt_level="3", group_name="ctfw.hot", target_dir=work)
+            for extension in extensions:
+                extension.extra_compile_args.extend(CFLAGS)
         outside = {"build": {"build_base": work}, "egg_info": {"egg_base": work}}
         setup(ext_modules=extensions, options=outside)
 

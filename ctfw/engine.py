@@ -19,6 +19,7 @@ from ctfw.conntrack.tracker import ConnTrack
 from ctfw.fragments import Datagram, Fragments, payload_size, place
 from ctfw.packet import FORWARD, HOOK_NAMES, NO_DIRECTION, OUTPUT, REPLY, TCP, Packet, decode
 from ctfw.ruleset.marks import rejecting
+from ctfw.ruleset.memory import Memory
 from ctfw.ruleset.offload import Offload, wish
 from ctfw.ruleset.opening import opening, opening_hook
 from ctfw.ruleset.question import AGAIN
@@ -62,18 +63,61 @@ class Judgement:
         return VERDICT_NAMES[REJECT if self.reject != 0 else self.verdict]
 
 
-class Counters:
-    """What the engine has judged: ``packets[hook][verdict]``, ``bytes`` likewise, ``states`` by bit, ``reasons``."""
+class Tally:
+    """Packets and bytes of one hook."""
+
+    __slots__ = ("accepted", "accepted_bytes", "dropped", "dropped_bytes")
 
     def __init__(self) -> None:
-        self.packets: list[list[int]] = [[0, 0] for _ in HOOK_NAMES]
-        self.bytes: list[list[int]] = [[0, 0] for _ in HOOK_NAMES]
-        self.states: list[int] = [0] * 17
+        self.accepted: i64 = 0
+        self.accepted_bytes: i64 = 0
+        self.dropped: i64 = 0
+        self.dropped_bytes: i64 = 0
+
+
+class Counters:
+    """What the engine has judged: ``packets[hook][verdict]``, ``bytes`` likewise, by state, ``reasons`` by number.
+
+    What every packet counts is an attribute of its own: a number in a list is an object, and another one each time.
+    """
+
+    def __init__(self) -> None:
+        self.hooks: list[Tally] = [Tally() for _ in HOOK_NAMES]
         self.reasons: list[int] = [0] * reason.COUNT
+        self._established: i64 = 0
+        self._others: list[int] = [0] * 17
+
+    def count(self, hook: i64, verdict: i64, state: i64, why: i64, length: i64) -> None:
+        """One packet more."""
+        tally = self.hooks[hook]
+        if verdict == DROP:
+            tally.dropped += 1
+            tally.dropped_bytes += length
+        else:
+            tally.accepted += 1
+            tally.accepted_bytes += length
+        if state == ESTABLISHED:
+            self._established += 1
+        else:
+            self._others[state] += 1
+        if why != 0:
+            self.reasons[why] += 1
+
+    @property
+    def packets(self) -> list[list[int]]:
+        """How many, by hook and verdict."""
+        return [[tally.dropped, tally.accepted] for tally in self.hooks]
+
+    @property
+    def bytes(self) -> list[list[int]]:
+        """How long they were together, by hook and verdict."""
+        return [[tally.dropped_bytes, tally.accepted_bytes] for tally in self.hooks]
 
     def by_state(self) -> dict[str, int]:
         """Packets by the name of their state; "" are those that conntrack dropped."""
-        return {STATE_NAMES.get(bit, ""): self.states[bit] for bit in _STATES}
+        counts = {STATE_NAMES.get(bit, ""): self._others[bit] for bit in _STATES}
+        counts[STATE_NAMES[ESTABLISHED]] = self._established
+        return counts
 
 
 class Engine:
@@ -86,6 +130,7 @@ class Engine:
         self._judgement = Judgement()
         self.offload = Offload()
         self._fragments = Fragments()
+        self._memory = Memory()
 
     def handle(
         self,
@@ -140,11 +185,19 @@ class Engine:
             elif packet.state == ESTABLISHED:
                 rule = self._judge_again(conn, packet, hook, indev, outdev, clean, now, mac)
         if packet.state != 0:
-            if rule is None:
-                rule = ruleset.evaluate(packet, hook, indev, outdev, conn, clean, mac, now)
-            clean = ruleset.mark
-            if ruleset.logs:
-                judgement.logs = ruleset.logs
+            known: Rule | None = None
+            if rule is None and packet.state == ESTABLISHED and conn is not None:
+                known = self._memory.find(ruleset, conn, packet.direction, hook, indev, outdev)
+            if known is not None:
+                rule = known
+            else:
+                if rule is None:
+                    rule = ruleset.evaluate(packet, hook, indev, outdev, conn, clean, mac, now)
+                    if ruleset.lasting and packet.state == ESTABLISHED and conn is not None:
+                        self._memory.keep(rule, conn, packet.direction, hook, indev, outdev)
+                clean = ruleset.mark
+                if ruleset.logs:
+                    judgement.logs = ruleset.logs
             verdict = rule.verdict
             log = rule.log
             if log is not None:
@@ -257,12 +310,7 @@ class Engine:
         judgement.rule = rule
         judgement.conn = conn
         judgement.packet = packet
-        counters = self.counters
-        counters.packets[hook][verdict] += 1
-        counters.bytes[hook][verdict] += length
-        counters.states[packet.state] += 1
-        if packet.reason != 0:
-            counters.reasons[packet.reason] += 1
+        self.counters.count(hook, verdict, packet.state, packet.reason, length)
         return judgement
 
 

@@ -90,14 +90,15 @@ class Conn:
     ``l4state`` is the protocol's own state (TCP: SYN_SENT ...), and ``tcp`` or ``l4`` what else it must remember;
     ``created`` and ``expires`` are nanoseconds of the caller's clock; ``mark`` starts as its master's. ``generation``
     is that of the rules that last accepted it, ``track`` (LOOSE, LIBERAL of ``state``) what a rule asked for before it
-    was tracked. Packets and bytes are counted in each direction, whether or not the ``acct`` knob shows them: it costs
-    no more than a nanosecond.
+    was tracked. ``judged_original`` and ``judged_reply`` are a note of the rules (``ruleset.memory``), 0 for none.
+    Packets and bytes are counted in each direction, whether or not the ``acct`` knob shows them: it costs no more than
+    a nanosecond.
     """
 
     __slots__ = (
-        "created", "expires", "generation", "helper", "helper_data", "key", "l4", "l4state", "mark", "master", "next",
-        "original_bytes", "original_packets", "previous", "reply_bytes", "reply_key", "reply_packets", "status", "tcp",
-        "track",
+        "created", "expires", "generation", "helper", "helper_data", "judged_original", "judged_reply", "key", "l4",
+        "l4state", "mark", "master", "next", "original_bytes", "original_packets", "previous", "reply_bytes",
+        "reply_key", "reply_packets", "status", "tcp", "track",
     )  # fmt: skip
 
     def __init__(self, key: bytes, reply_key: bytes, now: i64) -> None:
@@ -111,6 +112,8 @@ class Conn:
         self.generation: i64 = 0
         self.helper: i64 = 0
         self.track: i64 = 0
+        self.judged_original: i64 = 0
+        self.judged_reply: i64 = 0
         self.original_packets: i64 = 0
         self.original_bytes: i64 = 0
         self.reply_packets: i64 = 0

@@ -161,6 +161,7 @@ class Rule:
         self.has_rest: bool = False
         self.is_plain: bool = False
         self.target: i64 = -1
+        self.number: i64 = 0  # written by ``Ruleset.number_rules``
 
     def settle(self, late_src: bool, late_dst: bool, target: i64) -> None:
         """Works out what is derived. ``target``: the place of the chain that ``jump`` names, or -1."""

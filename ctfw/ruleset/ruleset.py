@@ -86,10 +86,12 @@ class Ruleset:
         # What nobody uses costs nothing: whoever judges packets asks these first.
         self.tracks: bool = any(rule.track for rule in rules)
         self.asks_mac: bool = any(rule.mac is not None for rule in self.every)
-        # Beside the verdict, valid until the next ``evaluate``: the mark that the packet leaves with, and the rules
-        # other than the one that decided which want a line in the log.
+        # Beside the verdict, valid until the next ``evaluate``: the mark that the packet leaves with, the rules other
+        # than the one that decided which want a line in the log, and whether each packet with the same state, tuple,
+        # hook and interfaces will get the same rule and no other effect.
         self.mark: i64 = 0
         self.logs: list[Rule] = []
+        self.lasting: bool = False
         self._policy: list[Rule] = [self.policies[hook if hook in self.policies else FORWARD] for hook in range(HOOKS)]
         self._certain: list[Rule | None] = []
         for row in range(HOOKS * STATES):
@@ -117,11 +119,21 @@ class Ruleset:
         self.mark = mark
         if self.logs:
             self.logs.clear()
-        certain = self._certain[hook * STATES + packet.state]
+        row = hook * STATES + packet.state
+        certain = self._certain[row]
+        self.lasting = True
         if certain is not None:
             return certain
-        found = self._walk(self.main, self._ask(packet, hook, indev, outdev, conn, mark, mac, now, mode))
-        self.mark = self._question.mark
+        candidates = self.main.candidates(row, packet, indev, outdev)
+        if candidates == 0:
+            return self._policy[hook]
+        first = self.main.rules[(candidates & -candidates).bit_length() - 1]
+        if first.is_plain and not first.has_rest:
+            return first
+        self.lasting = False
+        question = self._ask(packet, hook, indev, outdev, conn, mark, mac, now, mode)
+        found = self._walk(self.main, candidates, question)
+        self.mark = question.mark
         return found if found is not None else self._policy[hook]
 
     def tracking(self, packet: Packet, hook: i64, indev: str, outdev: str, mark: i64, mac: bytes, now: i64) -> i64:
@@ -198,11 +210,19 @@ class Ruleset:
         question.mode = mode
         return question
 
-    def _walk(self, chain: Chain, question: Question) -> Rule | None:
-        """The rule of this chain, or of one that it jumps to, that decides; None when there is none."""
+    def number_rules(self, most: int) -> list[Rule]:
+        """Numbers the first ``most`` rules of the main list and the policies; returns them at their numbers.
+
+        None has number 0, where some rule stands so that the list has no hole.
+        """
+        numbered = [*self.policies.values(), *self.rules][:most]
+        for number, rule in enumerate(numbered, 1):
+            rule.number = number
+        return [numbered[0], *numbered]
+
+    def _walk(self, chain: Chain, candidates: int, question: Question) -> Rule | None:
+        """The rule that decides, of this chain's ``candidates`` or in a chain that they jump to, or None."""
         packet = question.packet
-        row = question.hook * STATES + packet.state
-        candidates = chain.candidates(row, packet, question.indev, question.outdev)
         while candidates != 0:
             lowest = candidates & -candidates
             rule = chain.rules[lowest.bit_length() - 1]
@@ -225,7 +245,9 @@ class Ruleset:
                 continue
             if rule.verdict == RETURN:
                 return None
-            found = self._walk(self.chains[rule.target], question)
+            target = self.chains[rule.target]
+            row = question.hook * STATES + packet.state
+            found = self._walk(target, target.candidates(row, packet, question.indev, question.outdev), question)
             if found is not None:
                 return found
         return None

@@ -33,7 +33,7 @@ def engine() -> Engine:
 def broken_engine() -> Engine:
     """An engine that raises at every packet, compiled or not: it has nowhere to count."""
     broken = engine()
-    broken.counters.packets = []
+    broken.counters.hooks = []
     return broken
 
 

@@ -121,7 +121,7 @@ def test_a_signal_ends_it_under_load_and_no_packet_read_is_unanswered(
 @pytest.mark.parametrize("policy", ["accept", "drop"])
 def test_every_packet_is_answered_although_the_engine_raises(net: Network, tmp_path: Path, policy: str) -> None:
     rules = RULES + f"failure: {{error: {policy}}}\n"
-    broken = ("self.engine.counters.packets = []",)
+    broken = ("self.engine.counters.hooks = []",)
     with Running(net, tmp_path, rules=rules, changed=broken) as daemon, Datagrams(net, SHUT) as bad:
         passed = [bad.arrives() for _ in range(3)]
         assert passed == [policy == "accept"] * 3
