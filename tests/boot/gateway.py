@@ -26,12 +26,10 @@ def gateway(rules: str = RULES, keeps: Mapping[str, Path] | None = None) -> Iter
         "/usr/lib/sysusers.d/ctfw.conf": PACKAGING / "ctfw.sysusers",
         "/etc/ctfw/rules.yaml": rules,
     }
-    with Network() as net:
-        net.queue()
-        with System(net.gateway, files=files, shows=shows, keeps=keeps) as system:
-            started = system.run("systemctl", "enable", "--now", "ctfw", check=False)
-            assert started.returncode == 0, system.journal("-u", "ctfw")
-            yield net, system
+    with Network() as net, System(net.gateway, files=files, shows=shows, keeps=keeps) as system:
+        started = system.run("systemctl", "enable", "--now", "ctfw", check=False)
+        assert started.returncode == 0, system.journal("-u", "ctfw")
+        yield net, system
 
 
 def stats(system: System) -> dict[str, Any]:
