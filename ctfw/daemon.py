@@ -38,7 +38,7 @@ from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine
 from ctfw.nfqueue import Queue
 from ctfw.ruleset.verdict import ACCEPT, DROP
-from ctfw.service import metrics, status
+from ctfw.service import directions, metrics, status
 from ctfw.service.alarms import Alarms, watch_packets
 from ctfw.service.aside import Aside
 from ctfw.service.control import Control
@@ -185,6 +185,7 @@ class Daemon:
             explain=explain_live.method(self.engine),
             events=self._events.subscribe,
             metrics=metrics.method(self._parts),
+            directions=directions.method(self.engine),
         )
 
         self._stopping = False

@@ -11,7 +11,8 @@ from typing import Final
 from ctfw.cli import color
 from ctfw.cli.daemon import DEFAULT_RULES
 from ctfw.service.client import socket_path
-from ctfw.service.doctor import FAIL, OK, WARN, examine
+from ctfw.service.doctor import examine
+from ctfw.service.finding import FAIL, OK, WARN
 
 _COLORS: Final = {OK: color.GOOD, WARN: color.DOUBTFUL, FAIL: color.BAD}
 

@@ -11,60 +11,73 @@ They and ctfw get along by order: what lies ahead of the hook decides first, and
 
 from __future__ import annotations
 
-import array
 import contextlib
-import fcntl
 import json
 import os
 import re
-import socket
-import struct
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ctfw import config
-from ctfw.packet import FORWARD, HOOK_NAMES, INPUT
+from ctfw.packet import HOOK_NAMES, INPUT
+from ctfw.service import machine
 from ctfw.service.client import Client, ClientError, NotRunning
+from ctfw.service.finding import FAIL, OK, WARN, Finding
 from ctfw.service.hook import install, nft, present
 from ctfw.service.hook.iptables import NFT, PLACES, PREFIX, PRIORITIES, Iptables
 from ctfw.service.hook.plan import Plan, make_plan
 from ctfw.service.hook.programs import HookError, Place, find
-
-OK: Final = "ok"
-WARN: Final = "warn"
-FAIL: Final = "fail"
+from ctfw.service.status import OK as HEALTHY
 
 UNIT: Final = "ctfw.service"
-SAMPLE: Final = 2000  # connections looked at for their answers
-ENOUGH: Final = 20  # of TCP, so that their lack of answers means something
+ENOUGH: Final = 20  # TCP connections of an interface, so that their lack of answers means something
+MANY: Final = 100  # INVALID packets, likewise
 
-# Who it is -> what his chains or tables are called.
+# Who it is, what his chains or tables are called, and what follows from him.
 NEIGHBOURS: Final = (
-    ("Docker", re.compile(r"DOCKER(?:-\w+)*|docker\S*")),
-    ("ufw", re.compile(r"ufw6?-\S+")),
-    ("firewalld", re.compile(r"firewalld")),
-    ("Kubernetes", re.compile(r"KUBE-\S+|CNI-\S+|kube-proxy|CILIUM_\S+|cali-\S+")),
-    ("fail2ban", re.compile(r"f2b-\S+")),
-    ("libvirt", re.compile(r"LIBVIRT_\S+|libvirt_network")),
-    ("Tailscale", re.compile(r"ts-(?:input|forward|postrouting)")),
+    (
+        "Docker",
+        re.compile(r"DOCKER(?:-\w+)*|docker\S*"),
+        "published ports are forwarded, not input: judge them in chain forward, or leave docker0 alone (hook)",
+    ),
+    ("ufw", re.compile(r"ufw6?-\S+"), "its rules and ctfw's must both accept: `ufw disable` leaves all to ctfw"),
+    (
+        "firewalld",
+        re.compile(r"firewalld"),
+        "its zones and ctfw's rules must both accept: stop it, or keep to one of the two",
+    ),
+    (
+        "Kubernetes",
+        re.compile(r"KUBE-\S+|CNI-\S+|kube-proxy|CILIUM_\S+|cali-\S+"),
+        "traffic of pods is translated and forwarded: leave its interfaces alone (hook.leave_alone: cni0, cali+)",
+    ),
+    (
+        "fail2ban",
+        re.compile(r"f2b-\S+"),
+        "its bans hold, for it drops first; a dynamic set and `ctfw set add` could take its place",
+    ),
+    (
+        "libvirt",
+        re.compile(r"LIBVIRT_\S+|libvirt_network"),
+        "its guests are forwarded: judge them in chain forward, or leave virbr0 alone (hook.leave_alone)",
+    ),
+    (
+        "Tailscale",
+        re.compile(r"ts-(?:input|forward|postrouting)"),
+        "what comes by tailscale0 is accepted ahead of ctfw or judged by its inner addresses; 41641/udp outside",
+    ),
 )
 _CAP_NET_ADMIN: Final = 12
+# What makes the kernel join fragments: whatever needs ports, in a rule of iptables or of nft.
+_ASKS_TO_JOIN: Final = re.compile(
+    r"-m (?:socket|conntrack|state|connmark|connlimit|connbytes|helper)\b"
+    r"|-j (?:MASQUERADE|[SD]NAT|REDIRECT|TPROXY|CT|CONNMARK)\b"
+    r"|\bct (?:state|mark|status|direction|id|count|helper|original|reply|zone)\b"
+    r"|\bsocket (?:mark|transparent|wildcard)\b"
+    r"|\b(?:masquerade|[sd]nat|redirect|tproxy)\b(?! \{)"
+)
 _NETLINK_NETFILTER: Final = "12"
-_SIOCETHTOOL: Final = 0x8946
-_ETHTOOL_GFLAGS: Final = 0x25
-_ETH_FLAG_LRO: Final = 1 << 15
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was looked at, what was found, and what to do next ("" when there is nothing to do)."""
-
-    level: str
-    what: str
-    text: str
-    advice: str = ""
 
 
 def examine(rules: str, control: str) -> Iterator[Finding]:
@@ -84,7 +97,8 @@ def examine(rules: str, control: str) -> Iterator[Finding]:
     yield from _neighbours(plan, saved)
     yield from _queue(plan, daemon)
     yield from _daemon(daemon)
-    yield from _machine(plan)
+    yield from machine.examine(plan, daemon.copy_range)
+    yield from _joining(saved)
     yield from _systemd()
 
 
@@ -95,18 +109,22 @@ class _Daemon:
         self.path = path
         self.why = ""
         self.status: dict[str, Any] = {}
-        self.connections: list[str] = []
+        self.stats: dict[str, Any] = {}
+        self.interfaces: dict[str, dict[str, int]] = {}
         try:
             with Client(path) as client:
                 self.status = client.call("status")
-                for line in client.pages("list", form="proc"):
-                    self.connections.append(line)
-                    if len(self.connections) >= SAMPLE:
-                        break
+                self.stats = client.call("stats")
+                self.interfaces = client.call("directions")["interfaces"]
         except NotRunning:
             self.why = "not running"
         except ClientError as error:
             self.why = str(error)
+
+    @property
+    def copy_range(self) -> int:
+        """0 when there is no daemon."""
+        return int(self.status["queue"]["copy_range"]) if self.status else 0
 
 
 def _kernel() -> Iterator[Finding]:
@@ -180,9 +198,9 @@ def _neighbours(plan: Plan, saved: dict[str, str]) -> Iterator[Finding]:
         yield Finding(WARN, "neighbours", "nft's chains cannot be seen", "install nftables and run as root")
         chains = []
     names |= {name for chain in chains for name in (chain["table"], chain["name"])}
-    found = [who for who, pattern in NEIGHBOURS if any(pattern.fullmatch(name) for name in names)]
-    for who in found:
-        yield Finding(OK, "neighbours", f"{who} is here: it decides first, and ctfw on what it lets by", "")
+    found = [(who, advice) for who, pattern, advice in NEIGHBOURS if any(pattern.fullmatch(name) for name in names)]
+    for who, advice in found:
+        yield Finding(OK, "neighbours", f"{who} is here: it decides first, and ctfw on what it lets by", advice)
     for chain in chains:
         where = f"{chain['family']} {chain['table']} {chain['name']}"
         ours = _our_priority(chain)
@@ -246,46 +264,59 @@ def _daemon(daemon: _Daemon) -> Iterator[Finding]:
     if not daemon.status:
         advice = "systemctl start ctfw, or ctfw run" if daemon.why == "not running" else "run as root or in group ctfw"
         yield Finding(FAIL, "daemon", daemon.why, advice)
+        if daemon.why == "not running" and os.path.exists(daemon.path):
+            text = f"{daemon.path} was left behind by a daemon that was killed, or one that hangs"
+            yield Finding(WARN, "daemon", text, "is there a process? systemctl status ctfw; a start replaces the file")
         return
-    queue, connections = daemon.status["queue"], daemon.status["connections"]
-    yield Finding(OK, "daemon", f"running: pid={daemon.status['pid']} uptime={daemon.status['uptime']}s")
+    status = daemon.status
+    text = f"running: pid={status['pid']} uptime={status['uptime']}s health={status['health']}"
+    yield Finding(OK if status["health"] == HEALTHY else WARN, "daemon", text, "; ".join(status["reasons"]))
+    queue, connections = status["queue"], status["connections"]
     lost = queue["lost"] + (queue["kernel"] or {}).get("queue_dropped", 0)
     if lost:
         advice = "more than one core can judge: narrow the hook (leave_alone, chains)"
         yield Finding(WARN, "daemon", f"packets lost before they were judged: {lost}", advice)
+    if queue["kernel"] is None:
+        advice = "the unit's SupplementaryGroups=root lets ctfw read /proc/net/netfilter/nfnetlink_queue"
+        yield Finding(WARN, "daemon", "what the queue itself drops cannot be counted", advice)
+    if queue["uncheckable"]:
+        text = f"checksums that nobody could verify, for packets were cut: {queue['uncheckable']}"
+        yield Finding(WARN, "daemon", text, "restart ctfw after a change of MTU; do not set --copy-range below it")
     if connections["entries"] > connections["max"] * 9 // 10:
         text = f"connection table nearly full: {connections['entries']} of {connections['max']}"
         yield Finding(WARN, "daemon", text, "raise conntrack.max, or set conntrack.per_source")
-    tcp = [line for line in daemon.connections if " tcp " in line]
-    silent = [line for line in tcp if "[UNREPLIED]" in line]
-    if len(tcp) >= ENOUGH and len(silent) * 20 > len(tcp) * 19:
-        text = f"only one direction seen: {len(silent)} of {len(tcp)} TCP connections have no answer"
-        advice = "do answers come another way? Route both through this machine, or use `track: loose`"
-        yield Finding(WARN, "daemon", text, advice)
+    for note in status["notes"]:
+        yield Finding(WARN, "daemon", note)
+    yield from _directions(daemon)
 
 
-def _machine(plan: Plan) -> Iterator[Finding]:
-    if FORWARD in plan.chains:
-        for knob, family in (("ipv4/ip_forward", "IPv4"), ("ipv6/conf/all/forwarding", "IPv6")):
-            if _sysctl(knob) == 0:
-                name = "net." + knob.replace("/", ".")
-                yield Finding(WARN, "machine", f"{family} is not forwarded", f"a gateway needs sysctl -w {name}=1")
-    for _, name in socket.if_nameindex():
-        strict = max(_sysctl("ipv4/conf/all/rp_filter") or 0, _sysctl(f"ipv4/conf/{name}/rp_filter") or 0) == 1
-        if strict and name != "lo":
-            advice = f"right with one way out; with two: sysctl -w net.ipv4.conf.{name}.rp_filter=2"
-            yield Finding(OK, "machine", f"{name}: rp_filter drops what would not be answered by it", advice)
-        if _has_lro(name):
-            advice = f"ethtool -K {name} lro off; what LRO joined cannot be forwarded as it came"
-            yield Finding(FAIL if FORWARD in plan.chains else WARN, "machine", f"{name}: large receive offload", advice)
-    bridged = _sysctl("bridge/bridge-nf-call-iptables")
-    if bridged:
-        text = "bridged packets go through iptables, and so through ctfw (bridge-nf-call-iptables=1)"
-        yield Finding(WARN, "machine", text, "if that is not meant: sysctl -w net.bridge.bridge-nf-call-iptables=0")
-    count = _sysctl("netfilter/nf_conntrack_count")
-    if count:
-        text = f"the kernel tracks connections too: {count}"
-        yield Finding(OK, "machine", text, "it is needed for NAT; without NAT a rule that matches on ct turns it on")
+def _directions(daemon: _Daemon) -> Iterator[Finding]:
+    """Does each interface see both halves of its connections?"""
+    advice = "do answers come another way? Route both through this machine, or use `track: loose`"
+    for name, counts in sorted(daemon.interfaces.items()):
+        if counts["tcp"] >= ENOUGH and counts["unanswered"] * 20 > counts["tcp"] * 19:
+            whose = f"on {name}" if name else "of this machine's own connections"
+            text = f"only one direction seen {whose}: {counts['unanswered']} of {counts['tcp']} TCP have no answer"
+            yield Finding(WARN, "direction", text, advice)
+    late = daemon.stats["reasons"].get("tcp-new", 0)
+    judged = sum(daemon.stats["states"].values())
+    if late >= MANY and late * 20 > judged:
+        text = f"TCP of which the beginning was never seen: {late} of {judged} packets"
+        yield Finding(WARN, "direction", text, f"connections older than ctfw end so, and else: {advice}")
+
+
+def _joining(saved: dict[str, str]) -> Iterator[Finding]:
+    """Are fragments joined before they come? Anything in the namespace that asks for it has it done for all."""
+    listed = Place().attempt("nft", "list", "ruleset")[1] if find("nft") else ""
+    tables = re.split(r"^table ", listed, flags=re.MULTILINE)[1:]
+    for family, prefix, own in (("IPv4", "iptables-", ("ip ", "inet ")), ("IPv6", "ip6tables-", ("ip6 ", "inet "))):
+        texts = [text for program, text in saved.items() if program.startswith(prefix)]
+        texts += [table for table in tables if table.startswith(own)]
+        if any(_ASKS_TO_JOIN.search(text) for text in texts):
+            yield Finding(OK, "fragments", f"{family}: the kernel joins them")
+        else:
+            advice = "ctfw judges each by the first one of its packet; ctfw hook apply has them joined"
+            yield Finding(WARN, "fragments", f"{family}: they come one by one", advice)
 
 
 def _systemd() -> Iterator[Finding]:
@@ -336,20 +367,3 @@ def process_of(port: int) -> tuple[int, str]:
 
 def _named(who: tuple[int, str]) -> str:
     return f"pid {who[0]}, {who[1]}" if who[0] else "a process that cannot be seen from here"
-
-
-def _sysctl(path: str) -> int | None:
-    try:
-        with open(f"/proc/sys/net/{path}", encoding="ascii") as knob:
-            return int(knob.read())
-    except (OSError, ValueError):
-        return None
-
-
-def _has_lro(name: str) -> bool:
-    """Whether the interface joins what it receives in a way that cannot be undone."""
-    value = array.array("B", struct.pack("=II", _ETHTOOL_GFLAGS, 0))
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        fcntl.ioctl(asker, _SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), value.buffer_info()[0]))
-        return bool(struct.unpack("=II", value.tobytes())[1] & _ETH_FLAG_LRO)
-    return False

@@ -44,6 +44,7 @@ SECOND: Final = 1_000_000_000
 READING: Final = frozenset(
     {
         "clock",
+        "directions",
         "events",
         "expect",
         "explain",

@@ -1,19 +1,23 @@
 """`ctfw doctor` on gateways with something wrong, and on one with nothing wrong."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon.running import OPEN, RULES, Datagrams, Running, wait_until
+from daemon.running import RULES, Running, wait_until
 from hook.hooked import hooked, needs_both_iptables, needs_nft
 from hook.test_apply import FOREIGN, FOREIGN_NFT
 
-from ctfw.service.doctor import FAIL, OK, WARN, Finding, examine, process_of, queue_holder
-from lab.net import Network
+from ctfw.service.client import Client
+from ctfw.service.doctor import examine, process_of, queue_holder
+from ctfw.service.finding import FAIL, OK, WARN, Finding
+from lab.net import CLIENT, SERVER, Network
 
 pytestmark = [pytest.mark.kernel, needs_nft, needs_both_iptables]
 
@@ -141,17 +145,121 @@ def test_the_machines_settings(net: Network, rules: Path) -> None:
     assert "wan0: rp_filter drops what would not be answered by it" in found(them, OK, "machine")
 
 
-def test_only_one_direction_is_seen(net: Network, tmp_path: Path) -> None:
-    text = RULES.replace("proto: udp, dport: 5353", "proto: tcp")
-    with hooked(net, "iptables-nft"), Running(net, tmp_path, rules=text) as daemon, Datagrams(net, OPEN):
-        net.server.run("iptables", "-A", "INPUT", "-p", "tcp", "-j", "DROP")
-        with net.client:
-            callers = [socket.socket() for _ in range(25)]
-        for caller in callers:
-            caller.setblocking(False)
-            caller.connect_ex(("203.0.113.2", 80))
+TCP_RULES = RULES.replace("proto: udp, dport: 5353", "proto: tcp")
+
+
+def callers(net: Network, count: int) -> list[socket.socket]:
+    """TCP connections that the client begins with the server, and waits for."""
+    with net.client:
+        made = [socket.socket() for _ in range(count)]
+    for caller in made:
+        caller.setblocking(False)
+        caller.connect_ex((SERVER, 80))
+    return made
+
+
+def test_answers_that_take_another_way_are_told_by_interface(net: Network, tmp_path: Path) -> None:
+    """The server has a line of its own to the client: it answers by that, and the gateway sees the questions alone."""
+    net.client.run("ip", "link", "add", "back", "type", "veth", "peer", "name", "back", "netns", net.server.path)
+    for host, address in ((net.client, "10.9.9.1/24"), (net.server, "10.9.9.2/24")):
+        host.run("ip", "address", "add", address, "dev", "back")
+        host.run("ip", "link", "set", "back", "up")
+        host.set(ipv4__conf__all__rp_filter=0, ipv4__conf__back__rp_filter=0)
+    net.server.run("ip", "route", "add", f"{CLIENT}/32", "via", "10.9.9.1", "dev", "back")
+    text = TCP_RULES.replace("{name: garbage", "{name: whatever, state: INVALID, verdict: drop}\n  - {name: garbage")
+    with hooked(net, "iptables-nft"), Running(net, tmp_path, rules=text) as daemon:
+        with net.server:
+            listener = socket.create_server((SERVER, 80), backlog=64)
+        open_ones = callers(net, 25)
         wait_until(lambda: daemon.stats()["conntrack"]["entries"] >= 25)
-        them = findings(net, daemon.rules, daemon.control)
-        for caller in callers:
+
+        def told() -> list[str]:
+            return found(findings(net, daemon.rules, daemon.control), WARN, "direction")
+
+        wait_until(lambda: any("only one direction seen on lan0: " in text for text in told()))
+        (text,) = [text for text in told() if text.startswith("only one direction")]
+        assert text == "only one direction seen on lan0: 25 of 25 TCP have no answer"
+        for caller in open_ones:
             caller.close()
-        assert [text for text in found(them, WARN, "daemon") if text.startswith("only one direction seen: 25 of 25")]
+        listener.close()
+
+
+def test_answered_connections_are_no_finding(net: Network, tmp_path: Path) -> None:
+    with hooked(net, "iptables-nft"), Running(net, tmp_path, rules=TCP_RULES) as daemon:
+        with net.server:
+            listener = socket.create_server((SERVER, 80), backlog=64)
+        open_ones = callers(net, 25)
+
+        def counted() -> dict[str, int]:
+            with Client(daemon.control) as client:
+                counts: dict[str, int] = client.call("directions")["interfaces"].get("lan0", {})
+                return counts
+
+        wait_until(lambda: counted() == {"tcp": 25, "unanswered": 0})
+        assert found(findings(net, daemon.rules, daemon.control), WARN, "direction") == []
+        for caller in open_ones:
+            caller.close()
+        listener.close()
+
+
+def test_a_socket_that_a_killed_daemon_left(net: Network, tmp_path: Path) -> None:
+    with hooked(net, "iptables-nft"):
+        with Running(net, tmp_path) as daemon:
+            pass  # the end is SIGKILL
+        them = findings(net, daemon.rules, daemon.control)
+        assert found(them, FAIL, "daemon") == ["not running"]
+        assert found(them, WARN, "daemon") == [
+            f"{daemon.control} was left behind by a daemon that was killed, or one that hangs"
+        ]
+
+
+def test_whether_fragments_come_joined(net: Network, rules: Path) -> None:
+    assert found(findings(net, rules), WARN, "fragments") == [
+        "IPv4: they come one by one",
+        "IPv6: they come one by one",
+    ]
+    net.gateway.run("iptables", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+    net.gateway.run("nft", "add table ip6 mine; add chain ip6 mine x; add rule ip6 mine x ct state new accept")
+    them = findings(net, rules)
+    assert found(them, OK, "fragments") == ["IPv4: the kernel joins them", "IPv6: the kernel joins them"]
+    assert found(them, WARN, "fragments") == []
+
+
+def test_the_hook_has_them_joined(net: Network, rules: Path) -> None:
+    with hooked(net, "iptables-nft"):
+        assert len(found(findings(net, rules), OK, "fragments")) == 2
+
+
+def test_an_interface_with_larger_packets_than_ctfw_looks_at(net: Network, tmp_path: Path) -> None:
+    with hooked(net, "iptables-nft"), Running(net, tmp_path) as daemon:
+        whole = "packets are seen whole: mtu=1600 copy_range=1600"
+        assert whole in found(findings(net, daemon.rules, daemon.control), OK, "machine")
+        net.gateway.run("ip", "link", "set", "lan0", "mtu", "9000")
+        told = found(findings(net, daemon.rules, daemon.control), WARN, "machine")
+        assert "ctfw looks at 1600 bytes of a packet, and an interface sends 9000" in told
+
+
+def test_a_daemon_that_is_degraded(net: Network, tmp_path: Path) -> None:
+    with hooked(net, "iptables-nft"), Running(net, tmp_path) as daemon:
+        daemon.rules.write_text("version: 2\n")
+        daemon.ctfw("reload", code=1)
+        daemon.rules.write_text(RULES)
+        (text,) = found(findings(net, daemon.rules, daemon.control), WARN, "daemon")
+        assert text.endswith(" health=degraded")
+
+
+def test_a_clock_that_was_never_set(net: Network, rules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    told = found(findings(net, rules), WARN, "machine")
+    assert "the clock says 1970-01-01T00:00:00Z, before this ctfw was installed" in told
+
+
+def test_the_command_paints_only_when_it_is_told_to(net: Network, rules: Path) -> None:
+    command = [sys.executable, "-P", "-m", "ctfw", "doctor", "--rules", str(rules), "--socket", "/nonexistent"]
+    plain = subprocess.run(["nsenter", f"--net={net.gateway.path}", *command], capture_output=True, text=True)
+    assert plain.returncode == 1 and "\033" not in plain.stdout
+    assert re.search(r"^fail  daemon      not running\n +→ systemctl start ctfw", plain.stdout, re.MULTILINE)
+    painted = subprocess.run(
+        ["nsenter", f"--net={net.gateway.path}", *command, "--color", "always"], capture_output=True, text=True
+    )
+    assert "\033[31mfail\033[0m  daemon      not running" in painted.stdout
