@@ -43,6 +43,7 @@ from ctfw.service.alarms import Alarms, watch_packets
 from ctfw.service.aside import Aside
 from ctfw.service.control import Control
 from ctfw.service.descriptors import Descriptors
+from ctfw.service.eve_log import EveLog, both, watch_eve
 from ctfw.service.events import EventStream
 from ctfw.service.failure import Account
 from ctfw.service.flight import Flight
@@ -154,6 +155,10 @@ class Daemon:
         )
         self._packet_log = PacketLog(self.engine, self._journal)
         self._alarms = Alarms(self._journal)
+        self._events = EventStream(self._tracker)
+        self._eve = EveLog(self.engine, self._events)
+        self._eve.configure(loaded.eve)
+        watch_eve(self._alarms, self._eve)
         watch_packets(self._alarms, self.engine, self.queue, self._kernel, lambda: self._reloading.config.failure)
         self._account.watch(self._alarms)
         counters = status.watched(self.engine, self.queue, self._kernel, self._journal, self._account)
@@ -173,12 +178,13 @@ class Daemon:
             flight=self._flight,
             notifier=self._notifier,
             pulse=self._pulse,
+            events=self._events,
+            eve=self._eve,
         )
         self._textfile = Textfile(self._parts, self._journal)
         self._textfile.configure(loaded.metrics)
         reload = self._reloading.ask_for_client
         self._methods = Methods(self.engine, self.queue, self._kernel, self._status, reload, self._flight, self._heat)
-        self._events = EventStream(self._tracker)
         methods.update(Removal(self._tracker).table())
         methods.update(
             self._methods.table(),
@@ -208,7 +214,7 @@ class Daemon:
         return 0
 
     def _start(self) -> None:
-        self.queue.log = self._packet_log.write
+        self.queue.log = both(self._packet_log.write, self._eve.packet)
         self._observe()
         self._look_around()
         if self._options.state:
@@ -356,6 +362,7 @@ class Daemon:
         self._textfile.close()
         if self._recorder is not None:
             self._recorder.close()
+        self._eve.close()
         queue = self.queue
         self._journal.log(
             f"stopped: received={queue.received} answered={queue.answered} lost={queue.lost} errors={queue.errors}",
@@ -399,6 +406,7 @@ class Daemon:
         self._look_around()
         self._flight.configure(new.recorder)
         self._textfile.configure(new.metrics)
+        self._eve.configure(new.eve)
         self._heat.renew(time.monotonic_ns())
         self._observe()
         self.queue.error_verdict = _error_verdict(new)

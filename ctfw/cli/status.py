@@ -84,6 +84,10 @@ def _rows(answer: dict[str, Any], colored: bool) -> Iterator[tuple[str, str]]:
     if kept:
         used = f"{kept['used'] / _MEBIBYTE:.1f} of {kept['memory'] / _MEBIBYTE:g} MiB"
         yield "recorder", f"seconds={kept['seconds']} packets={kept['kept']} used={used}"
+    eve = answer["eve"]
+    if eve:
+        wrong = f" error={eve['error']}" if eve["error"] else ""
+        yield "eve", f"{eve['path']} written={eve['written']} suppressed={eve['suppressed']} lost={eve['lost']}{wrong}"
     if answer["record"]:
         yield "record", answer["record"]
     for note in answer["notes"]:

@@ -13,6 +13,7 @@ import time
 from itertools import product
 
 from ctfw.config.document import Mapping, decode, parse
+from ctfw.config.eve import EveSettings, read_eve
 from ctfw.config.failure import read_failure
 from ctfw.config.files import Files
 from ctfw.config.hook import Hook, read_hook
@@ -53,6 +54,7 @@ class Config:
         self.hook = Hook()
         self.recorder: RecorderSettings | None = None  # None: off
         self.metrics: MetricsSettings | None = None  # None: no file of them
+        self.eve: EveSettings | None = None  # None: off
         self.tests: list[RuleTest] = []  # what it says about itself; tools/rule_tests holds it to it
         self.warnings: list[Problem] = []
 
@@ -126,6 +128,7 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
     queue = _section(fields, "queue").get("number", 0)
     hook = read_hook(_section(fields, "hook"), report)
     metrics = read_metrics(_section(fields, "metrics"), report)
+    eve = read_eve(_section(fields, "eve"), report) if "eve" in fields.values else None
     _warn_policy(fields, report)
     if report.failed or settings is None:
         return None
@@ -152,6 +155,7 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
     config.metrics = metrics
     if "recorder" in fields.values:
         config.recorder = read_recorder(_section(fields, "recorder"))
+    config.eve = eve
     return config
 
 

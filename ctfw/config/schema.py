@@ -256,6 +256,14 @@ METRICS = Section(
     Key("every", Kind.DURATION, "how often; 15 seconds unless given", low=1, high=3600),
 )
 
+EVE = Section(
+    "eve",
+    Key("path", Kind.TEXT, "the file; /var/log/ctfw/eve.json unless given"),
+    Key("flow", Kind.SWITCH, "a record for each connection that has ended; on unless given"),
+    Key("drop", Kind.SWITCH, "a record for each dropped packet that a rule logs; on unless given"),
+    Key("limit", Kind.RATE, "records at most, as 100/second; 1000/second unless given"),
+)
+
 FAILURE = Section(
     "failure",
     Key("no_listener", Kind.FATE, "packets while ctfw does not run"),
@@ -357,6 +365,7 @@ FILE = Section(
     Key("failure", Kind.SECTION, "what happens to packets that ctfw cannot judge; drop unless given", section=FAILURE),
     Key("recorder", Kind.SECTION, "keep headers and verdicts of the last minutes; off unless here", section=RECORDER),
     Key("metrics", Kind.SECTION, "figures in a file, for Prometheus; off unless here", section=METRICS),
+    Key("eve", Kind.SECTION, "a log in Suricata's EVE form; off unless here", section=EVE),
     Key("reject", Kind.SECTION, "how rejected packets are handed to the kernel", section=REJECT),
     Key("offload", Kind.SECTION, "how connections are handed to the kernel", section=OFFLOAD),
     Key(

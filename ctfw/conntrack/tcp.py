@@ -336,6 +336,13 @@ def extend(tcp: TcpTrack, direction: i64, end: i64, size: i64) -> i64:
     return longer
 
 
+def lifetime(tcp: TcpTrack, state: i64, kind: i64, settings: Settings, is_answered: bool) -> i64:
+    """Nanoseconds that the last segment, of ``kind``, gave a connection in ``state``; not for the packet's way."""
+    timeout = _timeout(tcp, state, kind, settings)
+    unacknowledged: i64 = settings.tcp_timeouts[_UNACKNOWLEDGED]
+    return unacknowledged if not is_answered and state == ESTABLISHED and timeout > unacknowledged else timeout
+
+
 def _timeout(tcp: TcpTrack, new: i64, kind: i64, settings: Settings) -> i64:
     """Nanoseconds that the connection lives after a segment that led to state ``new``."""
     timeouts = settings.tcp_timeouts

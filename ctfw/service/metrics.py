@@ -189,6 +189,11 @@ def _of_queue(name: str) -> Callable[[Parts], float]:
     return lambda parts: int(getattr(parts.queue, name))
 
 
+def _eve(parts: Parts) -> Samples:
+    eve = parts.eve
+    return [(("written",), eve.written()), (("lost",), eve.lost()), (("suppressed",), eve.suppressed)]
+
+
 def _recorder(name: str) -> Callable[[Parts], float | None]:
     def read(parts: Parts) -> float | None:
         figures = parts.flight.figures(time.monotonic_ns())
@@ -370,6 +375,13 @@ FAMILIES: Final = (
         "Clients that took too much room or time, or made room for others.",
         lambda p: p.control.dropped,
     ),
+    _plain(
+        "ctfw_events_lost_total",
+        COUNTER,
+        "Events of connections that nobody took in time.",
+        lambda p: p.events.figures()["lost"],
+    ),
+    Family("ctfw_eve_records_total", COUNTER, "Records of the EVE log by their fate.", ("result",), _eve),
     _plain("ctfw_recorder_bytes", GAUGE, "What the flight recorder holds; absent when it is off.", _recorder("used")),
     _plain("ctfw_recorder_bytes_limit", GAUGE, "What it may hold; absent when it is off.", _recorder("memory")),
     _plain("ctfw_recorder_age_seconds", GAUGE, "How far back it reaches; absent when it is off.", _recorder("seconds")),

@@ -22,6 +22,8 @@ from ctfw.nfqueue import Queue
 from ctfw.reason import SOURCE_FULL, TABLE_FULL
 from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service.control import Control
+from ctfw.service.eve_log import EveLog
+from ctfw.service.events import EventStream
 from ctfw.service.failure import Account
 from ctfw.service.flight import Flight
 from ctfw.service.journal import Journal
@@ -58,6 +60,8 @@ class Parts:
     flight: Flight
     notifier: Notifier
     pulse: Pulse
+    events: EventStream
+    eve: EveLog
 
 
 def watched(
@@ -140,6 +144,8 @@ def answer(parts: Parts, now: int) -> dict[str, Any]:
         "control": {"clients": parts.control.count, "dropped": parts.control.dropped},
         "record": parts.record or None,
         "recorder": parts.flight.figures(now),
+        "events": parts.events.figures(),
+        "eve": parts.eve.figures(),
         "notes": parts.kernel.notes,
     }
     told["health"], told["reasons"] = health(told)

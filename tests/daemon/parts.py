@@ -12,6 +12,8 @@ from ctfw.engine import Engine
 from ctfw.packet import FORWARD
 from ctfw.service.aside import Aside
 from ctfw.service.control import Control
+from ctfw.service.eve_log import EveLog
+from ctfw.service.events import EventStream
 from ctfw.service.failure import Account
 from ctfw.service.flight import Flight
 from ctfw.service.journal import Journal
@@ -71,6 +73,7 @@ class Gateway:
             return []
 
         self.flight = Flight(self.engine)
+        events = EventStream(self.engine.tracker)
         self.parts = Parts(
             started=0,
             number=7,
@@ -88,6 +91,8 @@ class Gateway:
             flight=self.flight,
             notifier=notifier,
             pulse=Pulse(queue, kernel, watched(self.engine, queue, kernel, journal, account), 0),
+            events=events,
+            eve=EveLog(self.engine, events),
         )
 
     def judge(self, data: bytes, now: int = 1) -> Any:
