@@ -7,9 +7,24 @@ from pathlib import Path
 
 import pytest
 
+import ctfw
 from ctfw.service import kinds
 
-CATALOG = Path(__file__).parents[2] / "packaging" / "systemd" / "ctfw.catalog"
+ROOT = Path(__file__).parents[2]
+CATALOG = ROOT / "packaging" / "systemd" / "ctfw.catalog"
+PAGE = (ROOT / "docs" / "health.md").read_text()
+PACKAGE = Path(ctfw.__file__).parent
+ENVIRONMENT = {"CTFW_SOCKET"}  # named so, and no field
+
+LOSSES = {"CTFW_COUNT"}
+FIELDS = {
+    kinds.PACKET: {"CTFW_RULE", "CTFW_ORIGIN", "CTFW_VERDICT"},
+    kinds.TABLE_FULL: LOSSES,
+    kinds.SOURCE_FULL: LOSSES,
+    kinds.QUEUE_OVERRUN: LOSSES,
+    kinds.FAILURE_POLICY: LOSSES,
+    kinds.SUPPRESSED: {"CTFW_SUPPRESSED", "CTFW_ABOUT"},
+}
 
 
 def entries() -> dict[str, str]:
@@ -62,3 +77,23 @@ def test_systemd_reads_the_catalog(tmp_path: Path) -> None:
     told = {line.split()[0]: line.split(" ", 1)[1].strip() for line in listed.stdout.splitlines()}
     subjects = {name: re.search("Subject: (.*)", text) for name, text in entries().items()}
     assert {name: f"ctfw: {found[1]}" for name, found in subjects.items() if found} == told
+
+
+def test_the_documentation_has_every_kind_and_its_limit() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| ([0-9a-f]{32}) \| (.*?) \|$", PAGE, re.MULTILINE)
+    limits = {kind: f"{kind.burst}, then one each {kind.interval // kinds.SECOND} s" for kind in kinds.ALL}
+    assert rows == [(kind.name, kind.id, limits[kind] if kind.interval else "") for kind in kinds.ALL]
+
+
+def test_the_documentation_has_every_field() -> None:
+    written = {name for path in PACKAGE.rglob("*.py") for name in re.findall(r'"(CTFW_[A-Z]+)"', path.read_text())}
+    cells = re.findall(r"^\| (`CTFW_.*?) \|", PAGE, re.MULTILINE)
+    explained = {name for cell in cells for name in re.findall("CTFW_[A-Z]+", cell)}
+    assert explained == written - {"CTFW_EVENT", *ENVIRONMENT}
+    assert "`CTFW_EVENT`" in PAGE
+
+
+def test_the_catalog_uses_fields_that_its_kind_has() -> None:
+    for name, text in entries().items():
+        (kind,) = [kind for kind in kinds.ALL if kind.id == name]
+        assert set(re.findall("@(CTFW_[A-Z]+)@", text)) <= FIELDS.get(kind, set()), kind.name
