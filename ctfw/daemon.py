@@ -47,7 +47,7 @@ from ctfw.service.eve_log import EveLog, both, watch_eve
 from ctfw.service.events import EventStream
 from ctfw.service.failure import Account
 from ctfw.service.flight import Flight
-from ctfw.service.handover import give_up_rest, take_queue
+from ctfw.service.handover import TableKeeper, give_up_rest, take_queue
 from ctfw.service.heat import Heat
 from ctfw.service.hook.present import is_answering
 from ctfw.service.journal import ERROR, NOTICE, WARNING, Journal
@@ -124,6 +124,7 @@ class Daemon:
         self._flight.configure(loaded.recorder)
         self._heat = Heat(self.engine, self._started)
         self._offload = OffloadCare(self.engine, self._log_setting)
+        self._keeper = TableKeeper(self._descriptors, self._notifier, self._journal, options.state)
         methods: dict[str, Method] = {}  # filled below: they speak of the queue, which is bound last
         self._control = Control(options.socket, self._selector, methods, self._log_exception, READING)
         try:
@@ -234,6 +235,7 @@ class Daemon:
         gc.disable()
         gc.collect()
         gc.freeze()
+        self._keeper.restore(self.engine, lambda: self._reloading.config.files, is_seamless=self._kernel.adopted)
         if self._kernel.adopted:
             self.queue.resume(*self._kernel.settle())
             self._account.settled()
@@ -299,6 +301,7 @@ class Daemon:
         self._heat.tick(now)
         self._offload.tick(now)
         self._control.tick(now)
+        self._keeper.step(now)
         self._packets()  # an idle queue proves here that it is empty, not merely silent
         self._pulse.tick(now, now - self._next_tick)
         self._feed(now)
@@ -355,6 +358,7 @@ class Daemon:
             self._packets()
         self._control.close()
         self._account.close()
+        self._keeper.finish()
         self._kernel.close()
         self._offload.close()
         if self._options.state:

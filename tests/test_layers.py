@@ -27,6 +27,7 @@ COLD = {"ctfw.packet_text", "ctfw.conntrack.record"}
 ANYWHERE = {"bisect", "collections.abc", "typing", "mypy_extensions"}
 SOMEWHERE = {
     "ctfw.ruleset.schedule": {"datetime", "time"},  # what a second that it is told is called on the wall's clock
+    "ctfw.conntrack.image": {"struct"},  # bytes are what it makes
     "ctfw.nfqueue": {"errno", "socket", "sys", "time"},  # the shell: it reads the queue and the clock
 }
 

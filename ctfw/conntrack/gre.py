@@ -95,6 +95,10 @@ class Calls:
         self.count += 2
         return True
 
+    def all(self) -> list[list[Call]]:
+        """Both directions of every call."""
+        return list(self._by_master.values())
+
     def fulfil(self, master: Conn, tunnel: Conn) -> None:
         """The call of ``master`` has its connection: what is known of the call ends with it."""
         for call in self._by_master.get(master, []):

@@ -140,6 +140,16 @@ class Table:
         """The connections whose original tuple is in shard ``number`` (0 to ``shards`` - 1), expired ones included."""
         return [conn for key, conn in self._shards[number].items() if conn.key == key]
 
+    def youngest(self, number: int, since: i64) -> list[Conn]:
+        """Those of ``shard(number)`` that came into the table at ``since`` or later, the newest first."""
+        found: list[Conn] = []
+        for key, conn in reversed(self._shards[number].items()):
+            if conn.created < since:
+                break
+            if conn.key == key:
+                found.append(conn)
+        return found
+
     def sweep(self, now: i64, shards: i64 = 8) -> int:
         """Frees the expired of the next ``shards`` shards; returns how many. 32 calls go once round the table."""
         freed = 0

@@ -119,7 +119,7 @@ _SIMULTANEOUS: Final = 128
 _MASK: Final = 0xFFFFFFFF
 _HALF: Final = 0x80000000
 _LEAST_ACK_WINDOW: Final = 66000
-_MAX_SCALE: Final = 14
+MAX_SCALE: Final = 14
 _WORTH_CUTTING: Final = 120 * SECOND  # a connection that lives shorter is left alone by what is outside of its window
 
 # What ``track`` answers besides 0 (fine) and the reasons for INVALID.
@@ -314,6 +314,26 @@ def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, s
     ):
         return ASSURE
     return 0
+
+
+def loosen(conn: Conn, tcp: TcpTrack) -> None:
+    """For a connection that has gone on without us since its state was noted: it is as one picked up in its middle.
+
+    Its windows bind nobody, and one that was being opened counts as open: a rule accepted its first segment, and what
+    comes next may be of any kind. What it does next shows whether it is still ASSURED.
+    """
+    if conn.l4state in (SYN_SENT, SYN_RECV, SYN_SENT2):
+        conn.l4state = ESTABLISHED
+    conn.status &= ~ASSURED
+    for side in (tcp.original, tcp.reply):
+        side.end = 0
+        side.maxend = 0
+        side.maxwin = 0
+        side.maxack = 0
+        side.flags = side.flags & ~(_MAXACK_SET | _UNACKED) | _LIBERAL
+    tcp.last_kind = _NO_KIND
+    tcp.last_flags = 0
+    tcp.retrans = 0
 
 
 def counted_end(tcp: TcpTrack, packet: Packet) -> i64:
@@ -567,7 +587,7 @@ def _read_syn_options(packet: Packet, side: Side) -> None:
             return
         if option == 3 and size == 3:
             scale: i64 = data[at + 2]
-            side.scale = scale if scale <= _MAX_SCALE else _MAX_SCALE
+            side.scale = scale if scale <= MAX_SCALE else MAX_SCALE
             side.flags |= _WINDOW_SCALE
         elif option == 4 and size == 2:
             side.flags |= _SACK_PERMITTED

@@ -18,7 +18,7 @@ from ctfw.conntrack import generic, gre, icmp, sctp, tcp, udp
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.events import DELETED, KILLED, REOPENED, RESET, UPDATE
 from ctfw.conntrack.events import NEW as NEW_CONNECTION
-from ctfw.conntrack.expect import Expectation, Expectations
+from ctfw.conntrack.expect import ADDED, Expectation, Expectations
 from ctfw.conntrack.helpers.inspect import inspect
 from ctfw.conntrack.helpers.pptp import end_call
 from ctfw.conntrack.killed import Killed
@@ -219,6 +219,19 @@ class ConnTrack:
     def expectations(self) -> list[Expectation]:
         """The expectations of living masters, expired ones included."""
         return self._expectations.all()
+
+    def calls(self) -> list[list[gre.Call]]:
+        """Both directions of every PPTP call that is known."""
+        return self._calls.all()
+
+    def restore_expectation(self, one: Expectation, now: i64) -> bool:
+        """Adds what was expected in an earlier life; False when there is no place for it."""
+        return self._expectations.add(one, self.settings.expect_max, now) == ADDED
+
+    def restore_call(self, master: Conn, keys: list[bytes], tunnel: Conn | None, now: i64) -> None:
+        """Adds a call that was known in an earlier life; ``keys`` with the senders' ids, ``tunnel`` its connection."""
+        if self._calls.add(master, keys, now) and tunnel is not None:
+            self._calls.fulfil(master, tunnel)
 
     def remove(self, conn: Conn, now: i64, cause: i64 = DELETED) -> None:
         """Takes one connection out, and with it what it expects and, when it is PPTP's, the call's tunnel."""

@@ -167,15 +167,19 @@ class Ruleset:
         for connlimit in self._connlimits:
             connlimit.sweep(now)
 
-    def succeed(self, old: "Ruleset", now: i64) -> None:
-        """Takes over from ``old`` what must outlive a reload. ``existing`` may be set otherwise before."""
-        self.generation = old.generation + 1
+    def follow(self, generation: i64, floor: i64, floor_means: i64) -> None:
+        """Becomes the generation after ``generation``, whose connections it has to deal with as ``existing`` says."""
+        self.generation = generation + 1
         if self.existing == KEEP:
-            self.floor = old.floor
-            self.floor_means = old.floor_means
+            self.floor = floor
+            self.floor_means = floor_means
         else:
             self.floor = self.generation
             self.floor_means = self.existing
+
+    def succeed(self, old: "Ruleset", now: i64) -> None:
+        """Takes over from ``old`` what must outlive a reload. ``existing`` may be set otherwise before."""
+        self.follow(old.generation, old.floor, old.floor_means)
         for name, members in self.sets.items():
             before = old.sets.get(name)
             if before is not None:

@@ -9,20 +9,43 @@ The queue: kept as ``queue-N``. Packets that come while no daemon lives wait in 
 policy ``queue_full`` has its word. (Without systemd as keeper there is no listener instead: ``no_listener``.) A queue
 that is kept but is none of ours, because the rules now name another number or because it has come to an end, is given
 up in words.
+
+The table: kept as ``connections-0`` and ``connections-1``, two logs in memory that saving.py writes while packets are
+judged. Memory, because writing to a disk may have to wait, and no packet should; kept by systemd and not a file below
+/run, because it then lives exactly as long as the queue does, and when both come back with an exact log, the next
+daemon knows that no packet has passed in between. For what comes after a stop or a reboot, a thread copies the last
+complete log to the state directory, once a minute and at the end (there without fsync: a restart waits for it). Its
+copy never counts as exact.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from ctfw.engine import Engine
 from ctfw.service.descriptors import Descriptors
 from ctfw.service.journal import NOTICE, WARNING, Journal
 from ctfw.service.kernel_queue import KernelQueue, QueueError
-from ctfw.service.kinds import STATE_REFUSED, TAKEN_OVER
+from ctfw.service.kinds import STATE_NOT_SAVED, STATE_REFUSED, TAKEN_OVER
 from ctfw.service.notify import Notifier
+from ctfw.service.restoring import restore
+from ctfw.service.saving import Saving, digest
+from ctfw.service.snapshot import BOOT_SIZE, MOST_BYTES, Log, SnapshotError, read_log
 
 QUEUE: Final = "queue-"
+LOGS: Final = ("connections-0", "connections-1")
+FILE: Final = "connections"
+BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+SECOND: Final = 1_000_000_000
+COPY_INTERVAL: Final = 60 * SECOND
+PATIENCE: Final = 5.0  # seconds that the end waits for a copy that is under way
+_CHUNK: Final = 1 << 20
 
 
 def take_queue(
@@ -69,3 +92,186 @@ def _kept_socket(descriptors: Descriptors, name: str) -> socket.socket | None:
     except OSError:
         descriptors.kept[name] = descriptor  # no socket at all: given up with the rest
         return None
+
+
+class TableKeeper:
+    """The table's way to the next daemon: ``restore`` at the start, ``step`` in each tick, ``finish`` at the end.
+
+    Does nothing when there is neither systemd nor a state ``directory``.
+    """
+
+    def __init__(self, descriptors: Descriptors, notifier: Notifier, journal: Journal, directory: str) -> None:
+        self._journal = journal
+        self._path = os.path.join(directory, FILE) if directory else ""
+        self._is_active = bool(directory) or notifier.is_heard
+        self._saving: Saving | None = None
+        self._copying: threading.Thread | None = None
+        self._copy_error: OSError | None = None
+        self._copied_at = 0
+        self._copied = -1
+        self._logs: list[int] = []
+        self._boot = _boot_id()
+        if not self._is_active:
+            return
+        for name in LOGS:
+            log = descriptors.take(name)
+            if log is None:
+                log = os.memfd_create(name)
+                notifier.keep(name, log)
+            self._logs.append(log)
+
+    def restore(self, engine: Engine, files: Callable[[], Sequence[str]], is_seamless: bool) -> None:
+        """Fills the empty table. ``is_seamless``: no packet can have passed since the last daemon ended."""
+        if not self._is_active:
+            return
+        begun = time.monotonic_ns()
+        logs = [log for log in (self._read_kept(number) for number in range(len(LOGS))) if log is not None]
+        cycle = max((log.header.cycle for log in logs), default=-1) + 1
+        useful = _useful(logs)
+        is_exact = is_seamless and len(useful) == 1 and useful[0].is_exact()
+        if not useful and self._path:
+            useful = self._read_file()
+        if useful:
+            try:
+                now = time.monotonic_ns()
+                done = restore(useful, engine, now, time.time_ns(), self._boot, is_exact, digest(files()))
+            except SnapshotError as error:
+                self._refuse("connections of the daemon before", error)
+            else:
+                milliseconds = (time.monotonic_ns() - begun) // 1_000_000
+                text = (
+                    f"connections restored: connections={done.connections} expectations={done.expectations}"
+                    f" left_out={done.left_out} as={'they were' if is_exact else 'picked up'} ms={milliseconds}"
+                )
+                self._journal.log(text, NOTICE, kind=TAKEN_OVER)
+        self._saving = Saving(engine, self._logs, cycle, self._boot, files)
+        try:
+            self._saving.begin(begun)
+        except OSError as error:
+            self._complain(error)
+        self._copied_at = time.monotonic_ns()
+
+    def step(self, now: int) -> None:
+        """Puts a share of the table on record; has it copied to disk when that is due."""
+        saving = self._saving
+        if saving is None:
+            return
+        is_copying = self._copying is not None and self._copying.is_alive()
+        try:
+            saving.step(now, may_begin=not is_copying)
+        except OSError as error:
+            self._complain(error)
+        if self._copy_error is not None:
+            self._complain(self._copy_error)
+            self._copy_error = None
+        is_due = self._path and saving.complete > self._copied and now - self._copied_at >= COPY_INTERVAL
+        if is_due and not is_copying:
+            self._copied, self._copied_at = saving.complete, now
+            log = saving.log_of(saving.complete)
+            self._copying = threading.Thread(target=self._copy, args=(log, True), daemon=True)
+            self._copying.start()
+
+    def finish(self) -> None:
+        """Puts the table on record as it is now; no packet is judged any more."""
+        if self._saving is None:
+            return
+        if self._copying is not None:
+            self._copying.join(PATIENCE)
+        try:
+            log = self._saving.finish(time.monotonic_ns())
+        except OSError as error:
+            self._complain(error)
+        else:
+            if self._path:
+                self._copy(log, False)
+        if self._copy_error is not None:
+            self._complain(self._copy_error)
+        for log in self._logs:
+            os.close(log)
+
+    def _read_kept(self, number: int) -> Log | None:
+        """The log of that number; None when it is empty or cannot be used."""
+        log = self._logs[number]
+        try:
+            if os.fstat(log).st_size == 0:
+                return None
+            read = read_log(_read(log))
+        except (OSError, SnapshotError) as error:
+            self._refuse(f"{LOGS[number]}, kept by systemd", error)
+            return None
+        if read.header.cycle % 2 != number:
+            self._refuse(f"{LOGS[number]}, kept by systemd", SnapshotError("it belongs elsewhere"))
+            return None
+        return read
+
+    def _read_file(self) -> list[Log]:
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._refuse(self._path, error)
+            return []
+        try:
+            log = read_log(_read(descriptor))
+            if log.cut or not log.is_complete():
+                raise SnapshotError("cut off or damaged")
+        except (OSError, SnapshotError) as error:
+            self._refuse(self._path, error)
+            return []
+        finally:
+            os.close(descriptor)
+        return [log]
+
+    def _copy(self, log: int, durable: bool) -> None:
+        """The log as the file, whole or not at all. Runs beside the loop and leaves its complaint for it."""
+        draft = f"{self._path}.new"
+        try:
+            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                at, size = 0, os.fstat(log).st_size
+                while at < size:
+                    sent = os.sendfile(file, log, at, _CHUNK)
+                    if sent == 0:
+                        raise OSError("it became shorter")
+                    at += sent
+                if durable:
+                    os.fsync(file)
+            finally:
+                os.close(file)
+            os.replace(draft, self._path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(draft)
+            self._copy_error = error
+
+    def _complain(self, error: OSError) -> None:
+        text = f"connections not saved: {error.filename or self._path or LOGS[0]}: {error.strerror or error}"
+        self._journal.log(text, WARNING, kind=STATE_NOT_SAVED)
+
+    def _refuse(self, what: str, error: Exception) -> None:
+        reason = error.strerror if isinstance(error, OSError) else error
+        self._journal.log(f"{what}: not used: {reason}", WARNING, kind=STATE_REFUSED)
+
+
+def _useful(logs: Sequence[Log]) -> list[Log]:
+    """The newest log, and the one before it as long as the newest does not tell everything itself."""
+    ordered = sorted(logs, key=lambda log: log.header.cycle, reverse=True)
+    return ordered[:1] if ordered and ordered[0].is_complete() else ordered
+
+
+def _read(descriptor: int) -> bytes:
+    if os.fstat(descriptor).st_size > MOST_BYTES:
+        raise SnapshotError(f"larger than {MOST_BYTES} bytes")
+    with open(os.dup(descriptor), "rb", buffering=0) as file:
+        file.seek(0)
+        return file.read()
+
+
+def _boot_id() -> bytes:
+    """Which boot this is; where that cannot be told, one that was never before."""
+    try:
+        with open(BOOT_ID, encoding="ascii") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))[:BOOT_SIZE]
+    except (OSError, ValueError):
+        return os.urandom(BOOT_SIZE)

@@ -30,6 +30,11 @@ class Notifier:
             usec = environment.get("WATCHDOG_USEC", "0")
             self.watchdog_ns = int(usec) * 1000 if usec.isdecimal() else 0
 
+    @property
+    def is_heard(self) -> bool:
+        """True when there is somebody who asked to be notified."""
+        return self._sock is not None
+
     def ready(self, status: str) -> None:
         """Started, or done with a reload."""
         self._send(f"READY=1\nSTATUS={status}")

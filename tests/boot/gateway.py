@@ -20,16 +20,23 @@ PAUSE: Final = 0.01  # between two datagrams
 @contextmanager
 def gateway(rules: str = RULES, keeps: Mapping[str, Path] | None = None) -> Iterator[tuple[Network, System]]:
     """A network whose gateway has booted and runs ctfw.service."""
+    with Network() as net, booted(net, rules, keeps) as system:
+        yield net, system
+
+
+@contextmanager
+def booted(net: Network, rules: str = RULES, keeps: Mapping[str, Path] | None = None) -> Iterator[System]:
+    """The gateway of `net` boots and runs ctfw.service."""
     files, shows = this_ctfw()
     files |= {
         "/etc/systemd/system/ctfw.service": PACKAGING / "ctfw.service",
         "/usr/lib/sysusers.d/ctfw.conf": PACKAGING / "ctfw.sysusers",
         "/etc/ctfw/rules.yaml": rules,
     }
-    with Network() as net, System(net.gateway, files=files, shows=shows, keeps=keeps) as system:
+    with System(net.gateway, files=files, shows=shows, keeps=keeps) as system:
         started = system.run("systemctl", "enable", "--now", "ctfw", check=False)
         assert started.returncode == 0, system.journal("-u", "ctfw")
-        yield net, system
+        yield system
 
 
 def stats(system: System) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ctfw.conntrack.state import ESTABLISHED
 from ctfw.conntrack.table import Table
 from ctfw.packet import AF_INET, BYTE, GRE, ORIGINAL, Packet, address_size, read16, read32
 
-_CALL_POLICY: Final = Policy(PPTP, "", 2, 300 * SECOND)
+CALL_POLICY: Final = Policy(PPTP, "", 2, 300 * SECOND)
 
 _HEADER: Final = 12  # length, type, cookie, message and a reserved field
 _CONTROL: Final = 1
@@ -165,7 +165,7 @@ def _expect_call(
     keys = _call_keys(conn, known)
     added: list[Expectation] = []
     for key in keys:
-        one = Expectation(conn, _CALL_POLICY, GRE, key[1 : 1 + size], key[1 + size : at], key[at + 2 : at + 4], now)
+        one = Expectation(conn, CALL_POLICY, GRE, key[1 : 1 + size], key[1 + size : at], key[at + 2 : at + 4], now)
         one.sport = key[at : at + 2]
         if expectations.add(one, settings.expect_max, now) != ADDED:
             break

@@ -1,0 +1,196 @@
+"""The table goes on record while packets are judged: in small steps, so that none of them waits for it.
+
+Two logs (snapshot.py) take turns. A cycle begins one anew and goes round the table, some connections at a time, SLICE
+of the loop's time in each tick; then the other log is out of date. So there is always one that is complete, or two that
+are so together, however abruptly this process ends. While a cycle takes longer than YOUNG, the connections that came
+since are written twice each, ahead of their turn: nearly all of what is worth keeping is at most a second old.
+
+The logs lie in memory (memfd): writing to them waits for no disk. ``finish`` writes a last one at the end, when no
+packet comes any more, and marks it exact.
+
+Bounded: a log by MOST_BYTES, beyond which the cycle is given up and said so; time by SLICE; the rest by the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from ctfw.conntrack.conn import Conn
+from ctfw.conntrack.image import call_to_bytes, conn_to_bytes, expectation_to_bytes
+from ctfw.conntrack.state import DYING
+from ctfw.engine import Engine
+from ctfw.ruleset.ruleset import Ruleset
+from ctfw.service.snapshot import (
+    CALLS,
+    COMPLETE,
+    CONNECTIONS,
+    EXACT,
+    EXPECTATIONS,
+    MOST_BYTES,
+    RULES,
+    SHARD,
+    WRITER_SIZE,
+    Header,
+    RulesNote,
+    frame_bytes,
+)
+
+SECOND: Final = 1_000_000_000
+SLICE: Final = 2_000_000  # of the loop's time in one tick
+CYCLE: Final = SECOND  # the least time between the beginnings of two
+YOUNG: Final = SECOND
+PART: Final = 128  # connections in one frame: about a quarter of a millisecond
+SHARDS_A_TICK: Final = 26  # all of them in a second
+
+
+class Saving:
+    """``logs`` are two descriptors to write to; ``cycle`` is the number of the first one, and says which is begun.
+
+    ``files`` names the files that the rules in force were read from; ``clock`` is the one that packets are judged by.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        logs: Sequence[int],
+        cycle: int,
+        boot: bytes,
+        files: Callable[[], Sequence[str]],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.complete = -1  # the number of the last cycle that came to its end
+        self._engine = engine
+        self._logs = logs
+        self._cycle = cycle
+        self._boot = boot
+        self._files = files
+        self._clock = clock
+        self._writer = os.urandom(WRITER_SIZE)
+        self._ruleset: Ruleset | None = None
+        self._digest = b""
+        self._work: Iterator[None] | None = None
+        self._begun = 0
+        self._size = 0
+        self._young_shard = 0
+        self._noted = 0
+
+    def log_of(self, cycle: int) -> int:
+        """The descriptor that a cycle is written to."""
+        return self._logs[cycle % 2]
+
+    def begin(self, now: int) -> None:
+        """Begins a cycle: from now on the log before is not exact any more. Raises OSError."""
+        self._work = self._go_round(*self._begin(now), now, COMPLETE)
+
+    def step(self, now: int, may_begin: bool = True) -> None:
+        """One tick's share. ``may_begin``: the log that is out of date is not wanted any more. Raises OSError."""
+        if self._work is None:
+            if now - self._begun < CYCLE or not may_begin:
+                return
+            self.begin(now)
+        assert self._work is not None
+        deadline = now + SLICE
+        if now - self._begun > YOUNG:
+            self._write_young(now, deadline)
+        while self._clock() < deadline:
+            if next(self._work, self) is self:
+                self._work = None
+                return
+
+    def finish(self, now: int) -> int:
+        """Writes all of the table at once, which is not to change any more; the log's descriptor. Raises OSError."""
+        if self._work is not None:
+            self._cycle -= 1  # the one that was begun is begun again
+        self._work = None
+        for _ in self._go_round(*self._begin(now), now, EXACT):
+            pass
+        return self.log_of(self.complete)
+
+    def _begin(self, now: int) -> tuple[int, int]:
+        """Begins a log; the number of its cycle, and the log."""
+        cycle = self._cycle
+        self._cycle += 1
+        self._begun = now
+        self._size = 0
+        log = self.log_of(cycle)
+        os.ftruncate(log, 0)
+        os.lseek(log, 0, os.SEEK_SET)
+        self._write(log, Header(self._boot, self._writer, cycle).to_bytes())
+        self._note(log, now)
+        return cycle, log
+
+    def _go_round(self, cycle: int, log: int, now: int, mark: int) -> Iterator[None]:
+        """Writes the table, a part at a time."""
+        table = self._engine.tracker.table
+        for shard in range(table.shards):
+            conns = table.shard(shard)
+            for at in range(0, len(conns), PART):
+                self._write_conns(log, shard, conns[at : at + PART], now)
+                yield
+                now = self._clock() if mark == COMPLETE else now
+                if now - self._noted > SECOND:
+                    self._note(log, now)
+            self._frame(log, SHARD, shard, b"", now)
+            yield
+        self._note(log, now)
+        self._frame(log, mark, 0, b"", now)
+        self.complete = cycle
+
+    def _write_young(self, now: int, deadline: int) -> None:
+        table = self._engine.tracker.table
+        log = self.log_of(self._cycle - 1)
+        for _ in range(SHARDS_A_TICK):
+            conns = table.youngest(self._young_shard, now - 2 * YOUNG)
+            for at in range(0, len(conns), PART):
+                self._write_conns(log, self._young_shard, conns[at : at + PART], now)
+                if self._clock() >= deadline:
+                    return
+            self._young_shard = (self._young_shard + 1) % table.shards
+
+    def _write_conns(self, log: int, shard: int, conns: list[Conn], now: int) -> None:
+        body = b"".join([conn_to_bytes(conn, now) for conn in conns if not conn.status & DYING and conn.expires > now])
+        if body:
+            self._frame(log, CONNECTIONS, shard, body, now)
+
+    def _note(self, log: int, now: int) -> None:
+        """What is there beside connections: the rules' numbers, what is expected, the calls."""
+        self._noted = now
+        ruleset = self._engine.ruleset
+        if ruleset is not self._ruleset:
+            self._ruleset = ruleset
+            self._digest = digest(self._files())
+        note = RulesNote(ruleset.generation, ruleset.floor, ruleset.floor_means, self._digest)
+        self._frame(log, RULES, 0, note.to_bytes(), now)
+        tracker = self._engine.tracker
+        expected = [one for one in tracker.expectations() if not one.is_over(now)]
+        self._frame(log, EXPECTATIONS, 0, b"".join([expectation_to_bytes(one, now) for one in expected]), now)
+        calls = [call for call in tracker.calls() if not call[0].is_over(now)]
+        self._frame(log, CALLS, 0, b"".join([call_to_bytes(call) for call in calls]), now)
+
+    def _frame(self, log: int, kind: int, shard: int, body: bytes, now: int) -> None:
+        self._write(log, frame_bytes(kind, shard, body, now, time.time_ns()))
+
+    def _write(self, log: int, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > MOST_BYTES:
+            self._work = None
+            raise OSError(f"more than {MOST_BYTES} bytes")
+        while data:
+            data = data[os.write(log, data) :]
+
+
+def digest(files: Sequence[str]) -> bytes:
+    """A digest of the files' names and texts; of what cannot be read the name alone counts."""
+    total = hashlib.sha256()
+    for path in files:
+        total.update(os.fsencode(path) + b"\0")
+        try:
+            with open(path, "rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError:
+            continue
+    return total.digest()
