@@ -7,6 +7,7 @@ as everywhere). What the words mean is service/status.py's.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import textwrap
@@ -15,10 +16,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ctfw.cli import color
-from ctfw.service.client import Client, socket_path
+from ctfw.service.client import Client, NotRunning, socket_path
+from ctfw.service.kernel_queue import PROC
 from ctfw.service.status import DEGRADED, FAILING, OK
 
 BAR: Final = 24  # columns
+PATIENCE: Final = 5.0  # seconds; longer than any pause of a daemon that is well
 _COLORS: Final = {OK: color.GOOD, DEGRADED: color.DOUBTFUL, FAILING: color.BAD}
 _MEBIBYTE: Final = 1 << 20
 _MILLISECONDS: Final = 1000
@@ -31,8 +34,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="say how the daemon is",
         description="Says how the daemon is: first ok, degraded or failing with the reasons, which are about the last "
         "minute and what still holds; then rates, the table, the queue and what was lost, the failure policy, the "
-        "rules in force, and what else it does. Exits 0 when it is ok, 1 when it is degraded or failing, 3 when it is "
-        "not running.",
+        "rules in force, and what else it does. One that does not answer for five seconds is failing. Exits 0 when it "
+        "is ok, 1 when it is degraded or failing, 3 when it is not running.",
     )
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
     color.add_option(parser)
@@ -42,8 +45,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def status(arguments: argparse.Namespace) -> int:
     """`ctfw status`; returns the exit code."""
-    with Client(socket_path(arguments.socket)) as client:
-        answer = client.call("status")
+    path = socket_path(arguments.socket)
+    try:
+        with Client(path, PATIENCE) as client:
+            answer = client.call("status")
+    except NotRunning as error:
+        if not isinstance(error.__cause__, TimeoutError):
+            raise
+        answer = hung(path)
     if arguments.output == "json":
         json.dump(answer, sys.stdout, indent=2)
         print()
@@ -53,15 +62,33 @@ def status(arguments: argparse.Namespace) -> int:
     return 0 if answer["health"] == OK else 1
 
 
+def hung(path: str) -> dict[str, Any]:
+    """What can be said of a daemon that is there and does not answer."""
+    reasons = [f"{path}: somebody listens and has not answered for {PATIENCE:g} s: the daemon hangs"]
+    with contextlib.suppress(OSError), open(PROC, encoding="ascii") as file:
+        for line in file:
+            number, _, waiting, _, _, dropped, *_ = line.split()
+            reasons.append(f"queue {number}: waiting={waiting} dropped={dropped}")
+    return {"health": FAILING, "reasons": reasons}
+
+
 def screen(answer: dict[str, Any], colored: bool = False) -> Iterator[str]:
     """The lines."""
-    build = "compiled" if answer["compiled"] else "interpreted"
     word = color.paint(answer["health"], _COLORS[answer["health"]], colored)
+    if "version" not in answer:
+        yield f"{word}:"
+        yield from _reasons(answer)
+        return
+    build = "compiled" if answer["compiled"] else "interpreted"
     yield f"{word}: ctfw {answer['version']} ({build}), pid {answer['pid']}, up {duration(answer['uptime'])}"
-    for reason in answer["reasons"]:
-        yield from textwrap.wrap(reason, 100, initial_indent="  - ", subsequent_indent="    ")
+    yield from _reasons(answer)
     for name, text in _rows(answer, colored):
         yield f"{name + ':':<13}{text}"
+
+
+def _reasons(answer: dict[str, Any]) -> Iterator[str]:
+    for reason in answer["reasons"]:
+        yield from textwrap.wrap(reason, 100, initial_indent="  - ", subsequent_indent="    ")
 
 
 def _rows(answer: dict[str, Any], colored: bool) -> Iterator[tuple[str, str]]:
@@ -73,6 +100,8 @@ def _rows(answer: dict[str, Any], colored: bool) -> Iterator[tuple[str, str]]:
     yield from _queue(answer["queue"])
     yield "failure", " ".join(f"{name}={fate}" for name, fate in answer["failure"].items())
     yield "unjudged", _unjudged(answer["unjudged"])
+    if answer["unjudged"]["unavailable"]:
+        yield "note", answer["unjudged"]["unavailable"]
     yield from _rules(answer["rules"])
     watchdog = f"{answer['watchdog']:g}s" if answer["watchdog"] else "off"
     delay = answer["delay"] * _MILLISECONDS
@@ -129,7 +158,7 @@ def _unjudged(figures: dict[str, Any]) -> str:
         f"{why}: passed={_known(counts['accept'])} dropped={_known(counts['drop'])}"
         for why, counts in figures["unjudged"].items()
     ]
-    return ", ".join(known) + (f" ({figures['unavailable']})" if figures["unavailable"] else "")
+    return ", ".join(known)
 
 
 def _known(count: int | None) -> str:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from daemon.fakekernel import BAD, GOOD, broken_engine, udp
 from daemon.parts import RULES, Gateway
+from daemon.running import SHUT, Datagrams, Running, command, wait_until
 
 from ctfw.cli.status import duration, screen
 from ctfw.service.pulse import SECOND
 from ctfw.service.status import DEGRADED, FAILING, OK, answer
+from lab.net import Network
 
 
 @pytest.fixture
@@ -160,7 +162,8 @@ def test_the_screen(gateway: Gateway) -> None:
         r"queue:       number=7 waiting=3/8192 oldest=1\.0s gso=on copy_range=1600",
         r"losses:      socket=0 queue_full=2",
         r"failure:     no_listener=drop queue_full=drop error=drop stuck=drop",
-        r"unjudged:    no_listener: .*, queue_full: passed=unavailable dropped=2, error: passed=0 dropped=0 .*",
+        r"unjudged:    no_listener: .*, queue_full: passed=unavailable dropped=2, error: passed=0 dropped=0",
+        r"note:        no rules of .*",
         r"rules:       /\S+ count=2 generation=0 loaded=\S+Z",
         r"reload:      last=ok at=\S+Z done=0 failed=0",
         r"watchdog:    off last_progress=\d+\.\ds loop_delay=0\.0ms in the last minute",
@@ -185,3 +188,20 @@ def test_what_may_not_be_read_is_unavailable_and_the_screen_says_what_helps(gate
 @pytest.mark.parametrize(("seconds", "text"), [(0, "00:00:00"), (3661, "01:01:01"), (90061, "1d 01:01:01")])
 def test_durations(seconds: int, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.kernel
+def test_a_daemon_that_hangs_is_failing_and_what_waits_is_told(tmp_path: Path) -> None:
+    with Network() as net:
+        net.queue()
+        with Running(net, tmp_path) as daemon, Datagrams(net, SHUT) as bad:
+            daemon.freeze()
+            for _ in range(5):
+                bad.client.send(b"x")
+            wait_until(lambda: daemon.queue()["waiting"] >= 5)
+            with net.gateway:
+                done = command("status", "--socket", daemon.control)
+            assert done.returncode == 1
+            assert done.stdout.startswith("failing:\n")
+            assert "has not answered for 5 s: the daemon hangs" in " ".join(done.stdout.split())
+            assert re.search(r"^  - queue 0: waiting=\d+ dropped=0$", done.stdout, re.MULTILINE)
