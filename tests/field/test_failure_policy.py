@@ -27,7 +27,7 @@ QUEUE: Final = "iptables-nft"  # what every kernel has whose rules the daemon ca
 LENGTH: Final = 100
 # Shorter than the 8192 of every day, so that a test fills it at once.
 SHORT: Final = f"self._kernel._command(3, ({LENGTH}).to_bytes(4, 'big'), acknowledge=False)"
-RAISING: Final = "self.engine.counters.packets = []"
+RAISING: Final = "self.engine.counters.hooks = []"
 
 
 @pytest.fixture
