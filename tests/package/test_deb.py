@@ -8,6 +8,7 @@ The machine is installed before it boots: `dpkg -i`, rules of its own, `systemct
 a boot brings about by itself.
 """
 
+import re
 import socket
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from lab.net import GATEWAY, SERVER, Namespace, Network
 from lab.systemd import System
 from lab.traffic import connect, ping
 
-BUILD: Final = Path(__file__).parents[2] / "packaging" / "debian" / "build.py"
+ROOT: Final = Path(__file__).parents[2]
+BUILD: Final = ROOT / "packaging" / "debian" / "build.py"
 PATIENCE: Final = 60.0
 
 OPEN, SHUT = 8080, 8081
@@ -223,6 +225,26 @@ def test_an_upgrade_keeps_an_open_connection(machine: tuple[Network, System]) ->
         assert conn.recv(4096) == b"still there?"
     assert _pid(system) != before
     assert system.run("dpkg-query", "-Wf", "${Version}", "ctfw").stdout.startswith("1:")
+
+
+def test_the_way_back_in_without_ctfw(machine: tuple[Network, System]) -> None:
+    """The commands of docs/gateway.md; those for other programs than the one that made the rules find nothing."""
+    net, system = machine
+    system.run("sh", "-c", recovery("recovery"), check=False)
+    assert system.property("ctfw", "ActiveState") == "inactive"
+    assert system.run("systemctl", "start", "ctfw-hook.timer", check=False).returncode != 0
+    with net.client:
+        assert connect(SERVER, SHUT) == "connected"
+    system.run("sh", "-ec", recovery("afterwards"))
+    with net.client:
+        assert connect(SERVER, SHUT) == "no answer"
+        assert connect(SERVER, OPEN) == "connected"
+
+
+def recovery(name: str) -> str:
+    page = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(rf"^```sh {name}\n(.*?)^```$", page, re.M | re.S)
+    return str(commands)
 
 
 def test_purged_it_leaves_nothing(machine: tuple[Network, System]) -> None:
