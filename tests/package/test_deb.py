@@ -131,10 +131,9 @@ def test_the_early_unit_came_before_the_network_and_the_service(machine: tuple[N
 
 def test_files_belong_to_whom_they_should(machine: tuple[Network, System]) -> None:
     _, system = machine
-    paths = ("/etc/ctfw", "/etc/ctfw/rules.yaml", "/var/lib/ctfw", "/var/lib/ctfw-hook", "/run/ctfw/control.sock")
-    done = system.run("stat", "-c", "%a %U:%G", *paths)
-    assert done.stdout.splitlines()[:4] == ["750 root:ctfw", "640 root:ctfw", "755 ctfw:ctfw", "700 root:root"]
-    assert done.stdout.splitlines()[4].endswith("ctfw:ctfw")
+    paths = ("/etc/ctfw", "/etc/ctfw/rules.yaml", "/var/lib/ctfw", "/var/lib/ctfw-hook", "/var/log/ctfw")
+    found = system.run("stat", "-c", "%a %U:%G", *paths).stdout.splitlines()
+    assert found == ["750 root:ctfw", "640 root:ctfw", "755 ctfw:ctfw", "700 root:root", "750 ctfw:ctfw"]
     (sandbox,) = [
         line for line in system.run("cat", f"/proc/{_pid(system)}/status").stdout.splitlines() if "CapPrm" in line
     ]
@@ -257,7 +256,12 @@ def test_purged_it_leaves_nothing(machine: tuple[Network, System]) -> None:
     assert sorted(left ^ set(system.run("cat", "/root/before").stdout.splitlines())) == []
     for database in ("passwd", "group"):
         assert system.run("getent", database).stdout == system.run("cat", f"/root/{database}").stdout
-    assert "ctfw" not in system.run("sh", "-c", "ls /run /var/lib /etc; nft list ruleset; iptables-save").stdout.lower()
+    assert (
+        "ctfw"
+        not in system.run(
+            "sh", "-c", "ls /run /var/lib /var/log /etc /etc/logrotate.d; nft list ruleset; iptables-save"
+        ).stdout.lower()
+    )
     assert "ctfw" not in system.run("systemctl", "list-units", "--all", "--plain").stdout
 
 
