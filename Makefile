@@ -61,11 +61,11 @@ test: lint types $(SERVERS) test-compiled test-interpreted  ## everything that c
 
 test-compiled: $(BUILT)  ## the tests on the compiled build
 	@CTFW_EXPECT_BUILD=compiled $(AS_OWNER) $(PYTEST) -m 'not kernel' -n 2
-	@CTFW_EXPECT_BUILD=compiled $(AS_ROOT) $(PYTEST) -m kernel -p no:cacheprovider
+	@CTFW_EXPECT_BUILD=compiled $(AS_ROOT) $(PYTEST) -m kernel -n 2 -p no:cacheprovider
 
 test-interpreted: $(PURE)  ## the tests on the interpreted build
 	@CTFW_EXPECT_BUILD=interpreted PYTHONPATH=.venv/pure $(AS_OWNER) $(PYTEST) -m 'not kernel' -n 2
-	@CTFW_EXPECT_BUILD=interpreted PYTHONPATH=.venv/pure $(AS_ROOT) $(PYTEST) -m 'kernel and not systemd' -p no:cacheprovider
+	@CTFW_EXPECT_BUILD=interpreted PYTHONPATH=.venv/pure $(AS_ROOT) $(PYTEST) -m 'kernel and not systemd' -n 2 -p no:cacheprovider
 
 lint: $(DEPS)  ## ruff: lint and format
 	@$(AS_OWNER) .venv/bin/ruff check . && $(AS_OWNER) .venv/bin/ruff format --check .
