@@ -68,7 +68,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "remove",
         help="take them away",
         description="Takes away everything that ctfw put into the kernel's rules, whatever made it and in whatever "
-        "state it is. Packets then pass unfiltered by ctfw, until the next apply or start of ctfw.",
+        "state it is. Packets then pass unfiltered by ctfw, until the next apply, start or reload.",
     )
     _add_memory(parser)
     parser.set_defaults(handler=remove)
