@@ -41,6 +41,7 @@ from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service import directions, metrics, status
 from ctfw.service.alarms import Alarms, watch_packets
 from ctfw.service.aside import Aside
+from ctfw.service.audit import Audit
 from ctfw.service.control import Control
 from ctfw.service.descriptors import Descriptors
 from ctfw.service.eve_log import EveLog, both, watch_eve
@@ -194,6 +195,9 @@ class Daemon:
             metrics=metrics.method(self._parts),
             directions=directions.method(self.engine),
         )
+        audit = Audit(self._journal)
+        methods.update(audit.watched(methods))
+        self._control.refused = audit.refused
 
         self._stopping = False
         self._more_requests = False

@@ -38,7 +38,7 @@ from collections.abc import Callable, Collection, Generator
 from typing import Final
 
 from ctfw import __version__
-from ctfw.service.peers import READ, WRITE, Access, peer_of
+from ctfw.service.peers import READ, WRITE, Access, Peer, peer_of
 from ctfw.service.session import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -104,6 +104,7 @@ class Control:
     ) -> None:
         self.path = path
         self.access = Access() if access is None else access
+        self.refused: Callable[[Peer, str], None] = lambda peer, why: None  # is told of whom was turned away, and why
         self.dropped = 0  # clients that took too much room or time, or made room for others
         self._selector = selector
         self._methods = methods
@@ -199,6 +200,7 @@ class Control:
         return True
 
     def _turn_away(self, client: _Client, code: int, message: str) -> None:
+        self.refused(client.session.peer, message)
         self._reply(client, {"id": None, "error": {"code": code, "message": message}})
         self._close(client)  # one line always fits into a fresh socket
 

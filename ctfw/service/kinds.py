@@ -50,7 +50,7 @@ RELOAD_CONFIRMED: Final = Kind("reload-confirmed", "62fb005c10a642949cabef99ebd7
 ROLLED_BACK: Final = Kind("rolled-back", "ce8ede3e70ce486384c2b231aee84e95")
 LAST_GOOD: Final = Kind("last-good", "fd2c33a8461c41438840965a37013ff4")  # the file is broken, the last good one runs
 PANIC: Final = Kind("panic", "e41db3b532564c2c940b2d5fdc85adee")  # everything is shut, or open again
-ALTERED: Final = Kind("altered", "f182edd0a47c4212943f47c2983d9078")  # connections or sets, by somebody's command
+ALTERED: Final = Kind("altered", "f182edd0a47c4212943f47c2983d9078", SECOND, 20)  # by somebody's command
 
 # Packets.
 PACKET: Final = Kind("packet", "3379a90db4e543d1a354bff224f71c35")

@@ -159,7 +159,10 @@ def test_the_hello_says_the_rights_and_methods_ask_for_them(house: House) -> Non
     assert (reader.hello["rights"], writer.hello["rights"]) == (["read"], ["read", "write"])
     assert (reader.ask("look"), writer.ask("look")) == ("seen", "seen")
     assert (reader.ask("change"), writer.ask("change")) == (NOT_PERMITTED, "changed")
+    told: list[int] = []
+    house.control.refused = lambda peer, why: told.append(peer.uid)
     assert house.enter(NOBODY, NOBODY).hello["error"]["code"] == NOT_PERMITTED
+    assert told == [NOBODY]
 
 
 @needs_root

@@ -1,6 +1,7 @@
 """`ctfw set` and `ctfw reload --existing` against a real daemon, and what of the sets outlives it."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_a_ban_holds_at_once_ends_by_hand_and_outlives_reload_and_restart(net: N
         lines = dict(line.split()[1:] for line in daemon.ctfw("set", "list", "banned").stdout.splitlines())
         assert lines.keys() == {CLIENT, "2001:db8:bad::/48"}
         assert 590 < int(lines[CLIENT]) <= 600
+        assert re.search(rf"^ctfw: set_add by uid=\d+ pid=\d+: .*{CLIENT}", daemon.log(), re.MULTILINE)
         daemon.stop()
         assert json.loads((tmp_path / NAME).read_text())["version"] == 1
     (tmp_path / "notify").unlink()
