@@ -46,6 +46,15 @@ class Killed:
         self._table.insert(entry, now)
         self.count = len(self._table)
 
+    def all(self) -> list[Conn]:
+        """What is remembered, for whoever puts it on record; some may be over."""
+        return [entry for number in range(self._table.shards) for entry in self._table.shard(number)]
+
+    def restore(self, entry: Conn, now: i64) -> None:
+        """Remembers again what was remembered in an earlier life."""
+        self._table.insert(entry, now)
+        self.count = len(self._table)
+
     def meets(self, packet: Packet, now: i64) -> bool:
         """True when the packet is one of a killed connection. ``packet.key`` is complete, the zone included."""
         entry = self._table.find(packet.key, now)

@@ -44,6 +44,7 @@ FILE: Final = "connections"
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 SECOND: Final = 1_000_000_000
 COPY_INTERVAL: Final = 60 * SECOND
+PATIENCE_AT_THE_END: Final = 10  # seconds beside what the table takes
 PATIENCE: Final = 5.0  # seconds that the end waits for a copy that is under way
 _CHUNK: Final = 1 << 20
 
@@ -102,6 +103,7 @@ class TableKeeper:
 
     def __init__(self, descriptors: Descriptors, notifier: Notifier, journal: Journal, directory: str) -> None:
         self._journal = journal
+        self._notifier = notifier
         self._path = os.path.join(directory, FILE) if directory else ""
         self._is_active = bool(directory) or notifier.is_heard
         self._saving: Saving | None = None
@@ -175,6 +177,8 @@ class TableKeeper:
         """Puts the table on record as it is now; no packet is judged any more."""
         if self._saving is None:
             return
+        # A few microseconds for each connection, a multiple of that on a machine with much to do.
+        self._notifier.extend(PATIENCE_AT_THE_END + self._saving.size_of_table() * 20 // 1_000_000)
         if self._copying is not None:
             self._copying.join(PATIENCE)
         try:

@@ -47,6 +47,10 @@ class Notifier:
         """The end begins."""
         self._send("STOPPING=1\nSTATUS=stopping")
 
+    def extend(self, seconds: int) -> None:
+        """What is under way, a start or a stop, may take so much longer from now on than the unit says."""
+        self._send(f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}")
+
     def alive(self) -> None:
         """Feed the watchdog. Only for one who has seen the packets move."""
         self._send("WATCHDOG=1")

@@ -24,7 +24,7 @@ from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.image import calls_of_bytes, conn_key, conn_of_bytes, conn_size, expectations_of_bytes
 from ctfw.conntrack.state import ASSURED
 from ctfw.engine import Engine
-from ctfw.service.snapshot import CALLS, CONNECTIONS, EXPECTATIONS, SHARD, Frame, Log, SnapshotError
+from ctfw.service.snapshot import CALLS, CONNECTIONS, EXPECTATIONS, KILLED, SHARD, Frame, Log, SnapshotError
 
 _LONGEST: Final = 1 << 61  # nanoseconds; no connection lives that long
 
@@ -49,6 +49,7 @@ def restore(
         return _restore(logs, engine, now - _passed(logs[0], now, unix, boot), now, exact, rules)
     except (ValueError, SnapshotError) as error:
         engine.tracker.flush()
+        engine.tracker.killed.clear()
         raise SnapshotError(f"makes no sense: {error}") from None
 
 
@@ -60,7 +61,11 @@ def _restore(logs: Sequence[Log], engine: Engine, then: int, now: int, exact: bo
     done = Restored()
     unassured: list[Conn] = []
     children: list[tuple[Conn, bytes]] = []
-    for conn, master_key in _connections(logs, then, now, exact):
+    killed: set[bytes] = set()
+    for entry in _killed(logs, then, now):
+        tracker.killed.restore(entry, now)
+        killed.add(entry.key)
+    for conn, master_key in _connections(logs, then, now, exact, killed):
         if not exact and conn.tcp is not None:
             tcp.loosen(conn, conn.tcp)
         if master_key:
@@ -95,23 +100,46 @@ def _follow_rules(logs: Sequence[Log], engine: Engine, rules: bytes) -> None:
         ruleset.follow(note.generation, note.floor, note.floor_means)
 
 
-def _connections(logs: Sequence[Log], then: int, now: int, exact: bool) -> Iterator[tuple[Conn, bytes]]:
-    """Those that live, each once, and their masters' keys."""
-    seen: set[bytes] = set()
+def _killed(logs: Sequence[Log], then: int, now: int) -> Iterator[Conn]:
+    """What was killed, as the newest log says that has all of it."""
+    for log in logs:
+        if log.last(SHARD) is None and log is not logs[-1]:
+            continue
+        for frame in log.frames:
+            if frame.kind == KILLED:
+                for at in _places(log, frame):
+                    entry, _ = conn_of_bytes(log.data, at, then)
+                    if entry.expires > now:
+                        yield entry
+        return
+
+
+def _connections(
+    logs: Sequence[Log], then: int, now: int, exact: bool, killed: set[bytes]
+) -> Iterator[tuple[Conn, bytes]]:
+    """Those that live, each once, and their masters' keys. ``killed`` were put on record alive, and have died since."""
+    seen = set(killed)
     for log, frame in _frames(logs):
-        at, end = frame.body.start, frame.body.stop
-        while at < end:
-            size = conn_size(log.data, at)
-            if at + size > end:
-                raise ValueError("a connection ends early")
-            key = b"" if exact else conn_key(log.data, at)
-            if exact or key not in seen:
-                conn, master_key = conn_of_bytes(log.data, at, then)
-                if not exact:
-                    seen.add(key)
-                if conn.expires > now:
-                    yield conn, master_key
-            at += size
+        for at in _places(log, frame):
+            if not exact:
+                key = conn_key(log.data, at)
+                if key in seen:
+                    continue
+                seen.add(key)
+            conn, master_key = conn_of_bytes(log.data, at, then)
+            if conn.expires > now:
+                yield conn, master_key
+
+
+def _places(log: Log, frame: Frame) -> Iterator[int]:
+    """Where in the log the connections of a frame begin."""
+    at, end = frame.body.start, frame.body.stop
+    while at < end:
+        size = conn_size(log.data, at)
+        if at + size > end:
+            raise ValueError("a connection ends early")
+        yield at
+        at += size
 
 
 def _frames(logs: Sequence[Log]) -> Iterator[tuple[Log, Frame]]:

@@ -30,6 +30,7 @@ from ctfw.service.snapshot import (
     CONNECTIONS,
     EXACT,
     EXPECTATIONS,
+    KILLED,
     MOST_BYTES,
     RULES,
     SHARD,
@@ -40,10 +41,10 @@ from ctfw.service.snapshot import (
 )
 
 SECOND: Final = 1_000_000_000
-SLICE: Final = 2_000_000  # of the loop's time in one tick
+SLICE: Final = 1_500_000  # of the loop's time in one tick, and what the last part takes beyond it
 CYCLE: Final = SECOND  # the least time between the beginnings of two
 YOUNG: Final = SECOND
-PART: Final = 128  # connections in one frame: about a quarter of a millisecond
+PART: Final = 64  # connections in one frame: between a tenth and a third of a millisecond
 SHARDS_A_TICK: Final = 26  # all of them in a second
 
 
@@ -77,6 +78,10 @@ class Saving:
         self._size = 0
         self._young_shard = 0
         self._noted = 0
+
+    def size_of_table(self) -> int:
+        """How many connections there are."""
+        return len(self._engine.tracker.table)
 
     def log_of(self, cycle: int) -> int:
         """The descriptor that a cycle is written to."""
@@ -126,10 +131,15 @@ class Saving:
     def _go_round(self, cycle: int, log: int, now: int, mark: int) -> Iterator[None]:
         """Writes the table, a part at a time."""
         table = self._engine.tracker.table
+        killed = self._engine.tracker.killed.all()
+        for at in range(0, len(killed), PART):
+            self._write_conns(log, KILLED, 0, killed[at : at + PART], now)
+            yield
         for shard in range(table.shards):
             conns = table.shard(shard)
+            yield
             for at in range(0, len(conns), PART):
-                self._write_conns(log, shard, conns[at : at + PART], now)
+                self._write_conns(log, CONNECTIONS, shard, conns[at : at + PART], now)
                 yield
                 now = self._clock() if mark == COMPLETE else now
                 if now - self._noted > SECOND:
@@ -146,15 +156,15 @@ class Saving:
         for _ in range(SHARDS_A_TICK):
             conns = table.youngest(self._young_shard, now - 2 * YOUNG)
             for at in range(0, len(conns), PART):
-                self._write_conns(log, self._young_shard, conns[at : at + PART], now)
+                self._write_conns(log, CONNECTIONS, self._young_shard, conns[at : at + PART], now)
                 if self._clock() >= deadline:
                     return
             self._young_shard = (self._young_shard + 1) % table.shards
 
-    def _write_conns(self, log: int, shard: int, conns: list[Conn], now: int) -> None:
+    def _write_conns(self, log: int, kind: int, shard: int, conns: list[Conn], now: int) -> None:
         body = b"".join([conn_to_bytes(conn, now) for conn in conns if not conn.status & DYING and conn.expires > now])
         if body:
-            self._frame(log, CONNECTIONS, shard, body, now)
+            self._frame(log, kind, shard, body, now)
 
     def _note(self, log: int, now: int) -> None:
         """What is there beside connections: the rules' numbers, what is expected, the calls."""

@@ -4,6 +4,7 @@ One log is written in one go round the table (a cycle). It begins with a header:
 version, on which boot, the number of the cycle. Frames follow, each with a checksum and the moment of its writing:
 
     RULES         the generation of the rules in force, and which of its connections they have to look at
+    KILLED        some of those that were killed, whose packets are to be dropped; before the first SHARD
     CONNECTIONS   some connections of one shard of the writer's table; a later one replaces an earlier of the same key
     SHARD         all of this shard has been written since the header: what an older log says of it is out of date
     EXPECTATIONS  all of them, and CALLS likewise; a later frame replaces an earlier one
@@ -37,6 +38,7 @@ EXPECTATIONS: Final = 4
 CALLS: Final = 5
 COMPLETE: Final = 6
 EXACT: Final = 7
+KILLED: Final = 8
 
 MAGIC: Final = b"ctfw\0log"
 BOOT_SIZE: Final = 16

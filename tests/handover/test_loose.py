@@ -9,14 +9,15 @@ from handover.lives import BOOT, OTHER_BOOT, RULES, UNIX, exact_log, reborn, sav
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctfw.conntrack.image import FORMAT
+from ctfw.conntrack.image import FORMAT, conn_of_bytes, conn_to_bytes
+from ctfw.conntrack.settings import FTP, PPTP, SIP, TFTP
 from ctfw.conntrack.state import ASSURED
 from ctfw.packet import FORWARD
 from ctfw.ruleset.ruleset import KILL, RECHECK, Ruleset
 from ctfw.ruleset.verdict import ACCEPT
 from ctfw.service.restoring import restore
 from ctfw.service.saving import Saving
-from ctfw.service.snapshot import CONNECTIONS, MAGIC, RulesNote, SnapshotError, frame_bytes, read_log
+from ctfw.service.snapshot import CONNECTIONS, MAGIC, SHARD, RulesNote, SnapshotError, frame_bytes, read_log
 
 
 def test_a_connection_goes_on_whatever_it_did_since() -> None:
@@ -30,6 +31,15 @@ def test_a_connection_goes_on_whatever_it_did_since() -> None:
     talk.client("ack").is_established("ORIGINAL")
     talk.closed()
     assert talk.entry.startswith("120 TIME_WAIT")
+
+
+def test_what_is_sent_once_more_and_acknowledged_far_ahead_is_right_too() -> None:
+    talk = Tcp().opened()
+    reborn(talk.gateway, exact_log(talk.gateway))
+    talk.client("psh ack", b"old" * 100, seq=1).is_established("ORIGINAL")
+    talk.server("ack", seq=1, ack=200_000).is_established("REPLY")  # it had got that before
+    talk.server("psh ack", b"y" * 100, seq=1, ack=200_000).is_established("REPLY")
+    talk.client("ack", seq=200_000, ack=90_000).is_established("ORIGINAL")
 
 
 @pytest.mark.parametrize("known", ["syn", "syn ack"])
@@ -103,6 +113,28 @@ def test_the_newest_word_counts() -> None:
     assert done.connections == 0
 
 
+def test_the_newest_word_counts_within_a_log() -> None:
+    gateway = Gateway()
+    talk = Udp(gateway)
+    talk.client()
+    old = conn_to_bytes(gateway.conns[0], gateway.now)
+    talk.server()
+    new = conn_to_bytes(gateway.conns[0], gateway.now)
+    data = exact_log(Gateway()).header.to_bytes()
+    for body in (old, new):
+        data += frame_bytes(CONNECTIONS, 0, body, gateway.now, UNIX)
+    reborn(gateway, read_log(data))
+    assert talk.entry == "30"  # answered
+
+
+def test_a_helper_finds_the_numbers_that_it_needs_or_the_connection_is_refused() -> None:
+    conn = logged_in().conn
+    for helper, numbers in ((FTP, [1]), (PPTP, [0, 0, -1, 0]), (SIP, []), (TFTP, [1])):
+        conn.helper, conn.helper_data = helper, numbers
+        with pytest.raises(ValueError, match=r"helper's numbers|call"):
+            conn_of_bytes(conn_to_bytes(conn, 0), 0, 0)
+
+
 def test_one_that_is_gone_does_not_come_back_with_a_shard_that_is_whole() -> None:
     gateway = Gateway()
     talk = Tcp(gateway).opened()
@@ -116,6 +148,24 @@ def test_one_that_is_gone_does_not_come_back_with_a_shard_that_is_whole() -> Non
         cut = read_log(data[: len(data) - 1])
         assert cut.cut and not cut.is_complete()
         assert reborn(gateway, cut, read_log(record.data(0))).connections == 0
+
+
+def test_what_was_killed_stays_cut_even_if_it_was_alive_on_record() -> None:
+    gateway = Gateway()
+    talk = Tcp(gateway).opened()
+    with saving(gateway) as (saver, record):
+        saver.begin(gateway.now)
+        saver.step(gateway.now)
+        gateway.tracker.kill(talk.conn, False, gateway.now)
+        saver.begin(gateway.now)
+        saver.step(gateway.now)
+        data = record.data(1)
+        first = next(frame for frame in read_log(data).frames if frame.kind == SHARD)
+        done = reborn(gateway, read_log(data[: first.body.stop]), read_log(record.data(0)))
+    assert done.connections == 0
+    talk.client("psh ack", b"still there?").is_dropped_unasked("killed")
+    reborn(gateway, exact_log(gateway), exact=True)
+    talk.client("psh ack", b"still there?").is_dropped_unasked("killed")
 
 
 def test_young_connections_are_on_record_before_their_turn() -> None:
@@ -138,15 +188,16 @@ def test_young_connections_are_on_record_before_their_turn() -> None:
             steps += 1
         assert not record.logs()[0].is_complete()  # a slice writes a part of the table
         gateway.now = clock[0]
-        young = Udp(gateway, sport=9)
-        young.client()
+        young = [Udp(gateway, sport=port) for port in range(1, 20)]
+        for talk in young:
+            talk.client()
         for _ in range(10):  # a second
             saver.step(clock[0])
             clock[0] += 100_000_000
         assert not record.logs()[0].is_complete()
         gateway.now = clock[0]
         reborn(gateway, *record.logs())
-    assert young.entry
+    assert all(talk.entry for talk in young)
 
 
 def test_it_takes_its_time_from_the_loop_in_slices() -> None:
