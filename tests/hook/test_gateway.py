@@ -109,7 +109,7 @@ def test_a_bridge(net: Network, tmp_path: Path) -> None:
         net.client,
     ):
         assert traffic.connect("10.9.0.3", 80) == "connected"  # ctfw does not see it
-        assert connections(daemon) == ""
+        assert "10.9.0.2" not in connections(daemon)
         with net.gateway:  # as sysctl would, which not every machine has
             for name, value in knobs.items():
                 Path(f"/proc/sys/net/bridge/{name}").write_text(value)

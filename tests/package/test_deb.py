@@ -1,6 +1,6 @@
 """The Debian package on a machine with a real systemd, from its installation to its purge.
 
-One machine for all of it: the tests stand in the order of its life, and each leaves it as the next one needs it.
+One machine for all of it: the steps stand in the order of its life, and each leaves it as the next one needs it.
 
     client ── 192.168.1.0/24 ── gateway, which has the package ── 203.0.113.0/24 ── server
 
@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -66,10 +65,8 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def packages(directory: Path) -> tuple[Path, Path]:
     """The package, and the same with a higher version."""
-    directory = tmp_path_factory.mktemp("deb")
     command = [sys.executable, str(BUILD), str(directory)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     package = Path(done.stdout.strip())
@@ -81,14 +78,27 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return package, newer
 
 
-@pytest.fixture(scope="module")
-def machine(packages: tuple[Path, Path]) -> Iterator[tuple[Network, System]]:
-    package, newer = packages
+@pytest.mark.timeout(300)
+def test_the_life_of_the_package(tmp_path: Path) -> None:
+    package, newer = packages(tmp_path)
     files: dict[str, str | Path] = {"/root/ctfw.deb": package, "/root/newer.deb": newer, "/root/own.yaml": OWN_RULES}
     with Network() as net, System(net.gateway, files=files, prepare=PREPARE) as system:
         for namespace, port in ((net.server, OPEN), (net.server, SHUT), (net.gateway, 22), (net.gateway, 23)):
             listen(namespace, port)
-        yield net, system
+        for step in (
+            it_boots_and_packets_pass_and_are_refused_as_the_rules_say,
+            the_early_unit_came_before_the_network_and_the_service,
+            files_belong_to_whom_they_should,
+            a_reload_that_fails_is_seen_to_fail_and_the_old_rules_stay,
+            the_watchdog_ends_a_hang,
+            what_a_flush_removed_is_put_back_with_a_word_in_the_journal,
+            stopped_it_stays_shut_until_the_hook_is_removed,
+            at_boot_a_broken_file_does_not_open_the_gateway,
+            an_upgrade_keeps_an_open_connection,
+            the_way_back_in_without_ctfw,
+            purged_it_leaves_nothing,
+        ):
+            step(net, system)
 
 
 def listen(namespace: Namespace, port: int) -> None:
@@ -106,8 +116,7 @@ def listen(namespace: Namespace, port: int) -> None:
     threading.Thread(target=serve, daemon=True).start()
 
 
-def test_it_boots_and_packets_pass_and_are_refused_as_the_rules_say(machine: tuple[Network, System]) -> None:
-    net, system = machine
+def it_boots_and_packets_pass_and_are_refused_as_the_rules_say(net: Network, system: System) -> None:
     assert system.state == "running", system.run("systemctl", "--failed").stdout
     assert system.property("ctfw-early", "Result") == "success"
     assert system.property("ctfw", "ActiveState") == "active", system.journal("-u", "ctfw")
@@ -122,15 +131,13 @@ def test_it_boots_and_packets_pass_and_are_refused_as_the_rules_say(machine: tup
     assert "hook: complete" in " ".join(system.run("ctfw", "hook", "status").stdout.split())
 
 
-def test_the_early_unit_came_before_the_network_and_the_service(machine: tuple[Network, System]) -> None:
-    _, system = machine
+def the_early_unit_came_before_the_network_and_the_service(net: Network, system: System) -> None:
     times = [int(system.property(unit, "ExecMainExitTimestampMonotonic")) for unit in ("ctfw-early",)]
     times += [int(system.property(unit, "ActiveEnterTimestampMonotonic")) for unit in ("ctfw", "network-pre.target")]
     assert 0 < times[0] < times[1] <= times[2]
 
 
-def test_files_belong_to_whom_they_should(machine: tuple[Network, System]) -> None:
-    _, system = machine
+def files_belong_to_whom_they_should(net: Network, system: System) -> None:
     paths = ("/etc/ctfw", "/etc/ctfw/rules.yaml", "/var/lib/ctfw", "/var/lib/ctfw-hook", "/var/log/ctfw")
     found = system.run("stat", "-c", "%a %U:%G", *paths).stdout.splitlines()
     assert found == ["750 root:ctfw", "640 root:ctfw", "755 ctfw:ctfw", "700 root:root", "750 ctfw:ctfw"]
@@ -140,8 +147,7 @@ def test_files_belong_to_whom_they_should(machine: tuple[Network, System]) -> No
     assert int(sandbox.split()[1], 16) == 1 << 12  # CAP_NET_ADMIN
 
 
-def test_a_reload_that_fails_is_seen_to_fail_and_the_old_rules_stay(machine: tuple[Network, System]) -> None:
-    net, system = machine
+def a_reload_that_fails_is_seen_to_fail_and_the_old_rules_stay(net: Network, system: System) -> None:
     system.put("/etc/ctfw/rules.d/own.yaml", "rules: 7\n")
     done = system.run("systemctl", "reload", "ctfw", check=False)
     assert done.returncode != 0
@@ -157,8 +163,7 @@ def test_a_reload_that_fails_is_seen_to_fail_and_the_old_rules_stay(machine: tup
     system.run("systemctl", "reload", "ctfw")
 
 
-def test_the_watchdog_ends_a_hang(machine: tuple[Network, System]) -> None:
-    net, system = machine
+def the_watchdog_ends_a_hang(net: Network, system: System) -> None:
     hung = _pid(system)
     system.run("kill", "-STOP", hung)
     wait_until(lambda: _pid(system) not in ("0", hung) and system.property("ctfw", "ActiveState") == "active")
@@ -167,8 +172,7 @@ def test_the_watchdog_ends_a_hang(machine: tuple[Network, System]) -> None:
         assert connect(SERVER, OPEN) == "connected"
 
 
-def test_what_a_flush_removed_is_put_back_with_a_word_in_the_journal(machine: tuple[Network, System]) -> None:
-    net, system = machine
+def what_a_flush_removed_is_put_back_with_a_word_in_the_journal(net: Network, system: System) -> None:
     assert system.property("ctfw-hook.timer", "ActiveState") == "active"
     system.run("systemctl", "start", "ctfw-hook.service")
     assert system.journal("-u", "ctfw-hook.service") == ""
@@ -181,8 +185,7 @@ def test_what_a_flush_removed_is_put_back_with_a_word_in_the_journal(machine: tu
         assert connect(SERVER, OPEN) == "connected"
 
 
-def test_stopped_it_stays_shut_until_the_hook_is_removed(machine: tuple[Network, System]) -> None:
-    net, system = machine
+def stopped_it_stays_shut_until_the_hook_is_removed(net: Network, system: System) -> None:
     system.run("systemctl", "stop", "ctfw")
     with net.client:
         assert connect(SERVER, OPEN) == "no answer"
@@ -196,8 +199,7 @@ def test_stopped_it_stays_shut_until_the_hook_is_removed(machine: tuple[Network,
         assert connect(SERVER, OPEN) == "connected"
 
 
-def test_at_boot_a_broken_file_does_not_open_the_gateway(machine: tuple[Network, System]) -> None:
-    net, system = machine
+def at_boot_a_broken_file_does_not_open_the_gateway(net: Network, system: System) -> None:
     system.run("systemctl", "stop", "ctfw", "ctfw-early")
     system.run("ctfw", "hook", "remove")
     system.put("/etc/ctfw/rules.d/own.yaml", "rules: 7\n")
@@ -209,8 +211,7 @@ def test_at_boot_a_broken_file_does_not_open_the_gateway(machine: tuple[Network,
     system.run("systemctl", "start", "ctfw")
 
 
-def test_an_upgrade_keeps_an_open_connection(machine: tuple[Network, System]) -> None:
-    net, system = machine
+def an_upgrade_keeps_an_open_connection(net: Network, system: System) -> None:
     before = _pid(system)
     with net.client:
         conn = socket.create_connection((SERVER, OPEN), timeout=PATIENCE)
@@ -226,9 +227,8 @@ def test_an_upgrade_keeps_an_open_connection(machine: tuple[Network, System]) ->
     assert system.run("dpkg-query", "-Wf", "${Version}", "ctfw").stdout.startswith("1:")
 
 
-def test_the_way_back_in_without_ctfw(machine: tuple[Network, System]) -> None:
+def the_way_back_in_without_ctfw(net: Network, system: System) -> None:
     """The commands of docs/gateway.md; those for other programs than the one that made the rules find nothing."""
-    net, system = machine
     system.run("sh", "-c", recovery("recovery"), check=False)
     assert system.property("ctfw", "ActiveState") == "inactive"
     assert system.run("systemctl", "start", "ctfw-hook.timer", check=False).returncode != 0
@@ -246,8 +246,7 @@ def recovery(name: str) -> str:
     return str(commands)
 
 
-def test_purged_it_leaves_nothing(machine: tuple[Network, System]) -> None:
-    net, system = machine
+def purged_it_leaves_nothing(net: Network, system: System) -> None:
     system.run("rm", "-r", "/etc/systemd/system/ctfw.service.d")  # the test's own
     system.run("dpkg", "--purge", "ctfw")
     with net.client:
