@@ -35,10 +35,11 @@ from ctfw.ruleset.verdict import ACCEPT
 from ctfw.service.alarms import Alarms
 from ctfw.service.hook.handed import Handed, handed_over
 from ctfw.service.kernel_queue import KernelQueue
-from ctfw.service.kinds import FAILURE_POLICY
+from ctfw.service.kinds import FAILURE_POLICY, HOOK_CHANGED
 
 NAME: Final = "account"
 UNSEEN: Final = "no rules of 'ctfw hook apply' hand packets to this queue, or they are iptables-legacy's"
+GONE: Final = "nothing is judged until `ctfw hook apply`"
 FATES: Final = ("drop", "accept")
 WAYS: Final = ("no_listener", "queue_full", "error")
 _FORM: Final = struct.Struct("=8sqqq")  # magic, handed over when last looked, accounted for, dropped by the kernel
@@ -62,6 +63,8 @@ class Account:
         self._kernel = kernel
         self._ask = ask
         self._rules: list[Handed] = []
+        self._was_hooked = False
+        self.unhooked = 0  # times that the rules were gone when there had been some
         self._unavailable = UNSEEN
         self._handed = -1  # by the rules, when last looked; -1: there were none to ask
         self._before = 0  # of it, what was accounted for when this daemon began
@@ -129,6 +132,11 @@ class Account:
             lambda count: f"failure policy at work: queue_full=accept packets={count} passed unjudged; see ctfw doctor",
         )
         alarms.watch(
+            HOOK_CHANGED,
+            lambda: self.unhooked,
+            lambda count: f"the kernel's rules that send packets to queue {self._kernel.number} are gone: {GONE}",
+        )
+        alarms.watch(
             FAILURE_POLICY,
             lambda: sum(absent.values()),
             lambda count: f"failure policy was at work: no_listener={FATES[absent['accept'] > 0]} packets={count}",
@@ -144,7 +152,8 @@ class Account:
         ``in_force`` is the policy that holds, whatever the rule file says: None where the kernel cannot be asked,
         "mixed" where its rules differ among each other. ``unjudged[why][fate]`` are packets that were not judged and
         were let pass ("accept") or dropped, since the daemon began (``no_listener``: since the one before it ended);
-        None where they are not known, and ``unavailable`` says why. ``handed_over`` counts since the hook was made.
+        None where they are not known, and ``unavailable`` says why. ``handed_over`` counts since the hook was made;
+        ``unhooked``: its rules were there once and are gone.
         """
         self.look()
         unjudged: dict[str, dict[str, int | None]] = {why: dict(counts) for why, counts in self._fates.items()}
@@ -166,6 +175,7 @@ class Account:
             "judged": int(self._queue.received),
             "unjudged": unjudged,
             "unavailable": self._unavailable,
+            "unhooked": self.unhooked > 0 and not self._rules,
         }
 
     def close(self) -> None:
@@ -207,6 +217,8 @@ class Account:
             self._unavailable = f"the kernel's rules cannot be asked: {error.strerror or error}"
         else:
             self._unavailable = "" if self._rules else UNSEEN
+            self.unhooked += self._was_hooked and not self._rules
+            self._was_hooked = bool(self._rules)
         self._handed = sum(rule.packets for rule in self._rules) if self._rules else -1
         return bool(self._rules)
 

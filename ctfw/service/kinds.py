@@ -64,6 +64,6 @@ SUPPRESSED: Final = Kind("suppressed", "fcc41a66c6e34404bb9861280fd290bc")
 CONTROL_REFUSED: Final = Kind("control-refused", "be0325c5834f4ecf91e7a466e849d8bb", 10 * SECOND, 5)
 SINK_FAILED: Final = Kind("sink-failed", "45c1073bb0f94445991f083a1bd1739c")  # a file that is written beside the log
 SINK_WORKS: Final = Kind("sink-works", "5d74e013b6914efeac02b827ca84a710")
-HOOK_CHANGED: Final = Kind("hook-changed", "6a094eeb34314d659900cdc6c51ec55f", 60 * SECOND, 3)
+HOOK_CHANGED: Final = Kind("hook-changed", "6a094eeb34314d659900cdc6c51ec55f")
 
 ALL: Final = tuple(value for value in list(globals().values()) if isinstance(value, Kind))

@@ -4,7 +4,7 @@ Owns the parts of the running daemon that figures are read from (``Parts``, whic
 them, and the judgement of its health. Health is about now: what went wrong within the last minute, or is wrong still.
 A counter that grew last week is for metrics; whoever looks at `status` at night wants to know whether to get up.
 
-* ``failing``: packets wait and nothing moves, or the gateway is shut by somebody's hand.
+* ``failing``: packets wait and nothing moves, none comes because the hook is gone, or everything is shut by hand.
 * ``degraded``: packets are judged, but something is lost, refused, or not as the admin wrote it.
 * ``ok``: neither.
 """
@@ -24,7 +24,7 @@ from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service.control import Control
 from ctfw.service.eve_log import EveLog
 from ctfw.service.events import EventStream
-from ctfw.service.failure import Account
+from ctfw.service.failure import GONE, Account
 from ctfw.service.flight import Flight
 from ctfw.service.journal import Journal
 from ctfw.service.kernel_queue import KernelQueue
@@ -161,6 +161,8 @@ def health(told: dict[str, Any]) -> tuple[str, list[str]]:
         failing.append(f"{waiting} packets wait and nothing has moved for {told['progress']:.1f} s")
     if told["rules"].get("panic"):
         failing.append("panic: everything is shut; `ctfw panic off` opens it")
+    if told["unjudged"]["unhooked"]:
+        failing.append(f"the kernel's rules that send packets here are gone: {GONE}")
     degraded = _of_rules(told["rules"]) + _of_policy(told) + _of_last_minute(told)
     entries, most = told["connections"]["entries"], told["connections"]["max"]
     if most and entries * 100 >= most * NEARLY_FULL:

@@ -9,6 +9,7 @@ import pytest
 from daemon.fakekernel import BAD, GOOD, broken_engine, udp
 from daemon.parts import RULES, Gateway
 from daemon.running import SHUT, Datagrams, Running, command, wait_until
+from hook.hooked import hooked
 
 from ctfw.cli.status import duration, screen
 from ctfw.service.pulse import SECOND
@@ -205,3 +206,17 @@ def test_a_daemon_that_hangs_is_failing_and_what_waits_is_told(tmp_path: Path) -
             assert done.stdout.startswith("failing:\n")
             assert "has not answered for 5 s: the daemon hangs" in " ".join(done.stdout.split())
             assert re.search(r"^  - queue 0: waiting=\d+ dropped=0$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.kernel
+def test_a_hook_that_somebody_removes_is_told_at_once(tmp_path: Path) -> None:
+    with Network() as net, Running(net, tmp_path) as daemon:
+        assert daemon.ctfw("status").stdout.startswith("ok")  # rules made by hand are not known, and nothing is wrong
+        with hooked(net, "iptables-nft"):
+            wait_until(lambda: "unavailable" not in daemon.ctfw("status").stdout)
+        wait_until(lambda: "ctfw: the kernel's rules that send packets to queue 0 are gone: " in daemon.log())
+        told = daemon.ctfw("status", code=1).stdout
+        assert told.startswith("failing: ")
+        assert "are gone: nothing is judged until `ctfw hook apply`" in " ".join(told.split())
+        with hooked(net, "iptables-nft"):
+            wait_until(lambda: command("status", "--socket", daemon.control).stdout.startswith("ok"))
