@@ -149,7 +149,7 @@ def pauses(proto: str, count: int) -> dict[str, float]:
         found["packet"] = max(found["packet"], longest(one, bool))
         found["collection"] = max(found["collection"], longest(lambda: gc.collect(0), lambda _: True))
     nobody = cast(Any, None)
-    methods = Methods(engine, nobody, nobody, dict, lambda _: {}, nobody, nobody)
+    methods = Methods(engine, nobody, nobody, dict, nobody, nobody)
     session, first = Session(nobody), [True]
 
     def page() -> bool:

@@ -63,6 +63,7 @@ from ctfw.service.kinds import (
     STATE_REFUSED,
     STOPPED,
 )
+from ctfw.service.last_good import LastGood
 from ctfw.service.members_file import read_members, write_members
 from ctfw.service.methods import READING, Methods
 from ctfw.service.networks import broadcast_networks
@@ -109,7 +110,9 @@ class Daemon:
 
     def __init__(self, options: Options, environment: Mapping[str, str] = os.environ) -> None:
         self._options = options
-        loaded = rule_tests.load(options.rules)
+        last_good = LastGood(options.state)
+        begun = last_good.begin(options.rules, rule_tests.load)
+        loaded = begun.config
         self._notifier = Notifier(environment)
         self._descriptors = Descriptors(environment)
         self._journal = Journal(options.log, environment)
@@ -145,10 +148,11 @@ class Daemon:
         self._account = Account(self.queue, self._kernel, os.path.dirname(self._control.path))
         self._aside = Aside(self._turn_aside)
         self._reloading = Reloading(
-            loaded,
+            begun,
             options.rules,
             self.engine,
             self._aside,
+            last_good,
             rule_tests.load,
             self._put,
             self._facts,
@@ -185,9 +189,9 @@ class Daemon:
         )
         self._textfile = Textfile(self._parts, self._journal)
         self._textfile.configure(loaded.metrics)
-        reload = self._reloading.ask_for_client
-        self._methods = Methods(self.engine, self.queue, self._kernel, self._status, reload, self._flight, self._heat)
+        self._methods = Methods(self.engine, self.queue, self._kernel, self._status, self._flight, self._heat)
         methods.update(Removal(self._tracker).table())
+        methods.update(self._reloading.methods())
         methods.update(
             self._methods.table(),
             explain=explain_live.method(self.engine),
@@ -239,12 +243,13 @@ class Daemon:
         gc.disable()
         gc.collect()
         gc.freeze()
-        self._keeper.restore(self.engine, lambda: self._reloading.config.files, is_seamless=self._kernel.adopted)
+        self._keeper.restore(self.engine, lambda: self._reloading.config.stored.files, is_seamless=self._kernel.adopted)
         if self._kernel.adopted:
             self.queue.resume(*self._kernel.settle())
             self._account.settled()
         self._journal.log(f"started: version={__version__} {self._facts()}", NOTICE, kind=STARTED)
-        self._notifier.ready(self._facts())
+        self._reloading.start()
+        self._notifier.ready(self._reloading.note() + self._facts())
 
     def _observe(self) -> None:
         """Has the queue tell whoever records packets, and nobody when nobody does."""
@@ -321,7 +326,7 @@ class Daemon:
         if self._options.state and now >= self._next_save:
             self._save_members()
         if now - self._status_at[0] >= STATUS_INTERVAL:
-            self._notifier.status(self._facts(now))
+            self._notifier.status(self._reloading.note() + self._facts(now))
             self._status_at = (now, self.queue.received)
 
     def _save_members(self) -> None:

@@ -1,4 +1,4 @@
-"""`ctfw run` and `ctfw reload`: the daemon in the foreground, and the request to read its rules again.
+"""`ctfw run`: the daemon in the foreground.
 
 Owns the options and the way an error at the start is told; the daemon itself is ctfw/daemon.py.
 """
@@ -12,10 +12,8 @@ from collections.abc import Callable
 from typing import Final
 
 from ctfw import config
-from ctfw.cli import forecast
 from ctfw.daemon import Daemon, Options
-from ctfw.ruleset.ruleset import EXISTING_NAMES
-from ctfw.service.client import Client, ClientError, NotPermitted, NotRunning, socket_path
+from ctfw.service.client import socket_path
 from ctfw.service.journal import SINKS
 from ctfw.service.kernel_queue import MAX_RANGE, QueueError
 from ctfw.service.socket_file import ControlError
@@ -54,28 +52,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     _add_socket(parser)
     parser.set_defaults(handler=run)
 
-    parser = subparsers.add_parser(
-        "reload",
-        help="have the daemon read its rules again",
-        description="Has the daemon read its rule file again and waits until that is done. When the file has errors, "
-        "they are printed and the old rules stay in force. With --dry-run nothing is changed: prints which connections "
-        "of the last minutes (section `recorder` of the rule file) the new rules would have judged otherwise, and "
-        "which living ones they would cut. Exit status 0 when nothing would change, 1 when something would.",
-    )
-    parser.add_argument(
-        "--existing",
-        choices=EXISTING_NAMES,
-        help="what becomes of open connections this time: keep them, judge each again at its next packet, or forget "
-        "them (default: the rule file's `existing`, else keep)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would change; exit 1 if anything would")
-    parser.add_argument("--rules", metavar="FILE", help="of --dry-run: another rule file than the daemon's own")
-    parser.add_argument(
-        "-o", "--output", choices=("table", "jsonl"), default="table", help="of --dry-run: form of the output"
-    )
-    _add_socket(parser)
-    parser.set_defaults(handler=reload)
-
 
 def run(arguments: argparse.Namespace) -> int:
     """`ctfw run`; returns the exit code."""
@@ -106,28 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"ctfw: {error.filename or 'run'}: {error.strerror or error}", file=sys.stderr)
         return 4 if isinstance(error, PermissionError) else 1
     return daemon.run()
-
-
-def reload(arguments: argparse.Namespace) -> int:
-    """`ctfw reload`; returns the exit code."""
-    if arguments.dry_run:
-        return forecast.dry_run(arguments)
-    if arguments.rules is not None:
-        print("ctfw: reload: the daemon reads its own file again; --rules is for --dry-run", file=sys.stderr)
-        return 2
-    with Client(socket_path(arguments.socket)) as client:
-        try:
-            answer = client.call("reload", **({"existing": arguments.existing} if arguments.existing else {}))
-        except (NotRunning, NotPermitted):
-            raise
-        except ClientError as error:
-            for text in error.data if isinstance(error.data, list) else []:
-                print(text, file=sys.stderr)
-            print(f"ctfw: reload: {error}", file=sys.stderr)
-            return 1
-    for text in answer["warnings"]:
-        print(text, file=sys.stderr)
-    return 0
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:

@@ -170,6 +170,11 @@ def _rules(rules: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rules", f"{rules['path']} count={rules['count']} generation={rules['generation']} loaded={since}"
     result = "ok" if rules["successful"] else "failed"
     counts = rules["reloads"]
+    if rules["last_good"] is not None:
+        yield "LAST GOOD", f"rules of {moment(rules['last_good']['saved'])}, not the file: {rules['last_good']['why']}"
+    if rules["trial"] is not None:
+        left = rules["trial"]["seconds"]
+        yield "ON TRIAL", f"the old rules come back in {left} s; to keep these: ctfw reload --confirmed"
     yield "reload", f"last={result} at={moment(rules['tried'])} done={counts['done']} failed={counts['failed']}"
 
 

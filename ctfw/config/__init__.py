@@ -18,8 +18,9 @@ table of ``schema`` for editors, ``foreign`` has the words of other firewalls.
 Nothing here runs while packets are judged: the daemon loads a file and swaps in the result.
 """
 
+from ctfw.config.files import Stored
 from ctfw.config.load import Config, load
 from ctfw.config.metrics import MetricsSettings
 from ctfw.config.problems import ConfigError, Problem, render
 
-__all__ = ["Config", "ConfigError", "MetricsSettings", "Problem", "load", "render"]
+__all__ = ["Config", "ConfigError", "MetricsSettings", "Problem", "Stored", "load", "render"]

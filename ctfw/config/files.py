@@ -3,11 +3,14 @@
 A path is relative to the directory of the file that names it. `*`, `?` and `[…]` stand for whatever is there, in
 lexical order, and may stand for nothing; a name without them must exist. Names that begin with a dot, as editors leave
 them, are only found by a pattern that begins with one.
+
+What was read is kept (``Stored``), so that the same configuration can be had again when the files are other ones.
 """
 
 import glob
 import os
 import stat
+from dataclasses import dataclass, field
 
 from ctfw.config.document import MAX_BYTES, Node, Scalar, Sequence
 from ctfw.config.problems import Place, Report, quote
@@ -16,12 +19,22 @@ from ctfw.config.values import Wrong
 MAX_FILES = 1000
 
 
-class Files:
-    """Every file of one configuration, in the order in which they were read."""
+@dataclass
+class Stored:
+    """All that a configuration was read from: bytes by path, and what each pattern of names stood for."""
 
-    def __init__(self, report: Report) -> None:
+    files: dict[str, bytes] = field(default_factory=dict)
+    patterns: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Files:
+    """Every file of one configuration, in the order in which they were read; of ``source`` instead of the disk."""
+
+    def __init__(self, report: Report, source: Stored | None = None) -> None:
         self.report = report
         self.paths: list[str] = []
+        self.stored = Stored()
+        self._source = source
 
     def read(self, path: str, place: Place | None = None) -> bytes | None:
         """The file's bytes, or None with the reason reported at `place`: where it is named.
@@ -33,6 +46,14 @@ class Files:
             self.report.error(place, f"{prefix}is one file too many: more than {MAX_FILES}")
             return None
         self.paths.append(path)
+        data = self._open(path, place, prefix) if self._source is None else self._source.files.get(path)
+        if data is not None:
+            self.stored.files[path] = data
+        elif self._source is not None:
+            self.report.error(place, f"{prefix}is not among the files that were kept")
+        return data
+
+    def _open(self, path: str, place: Place | None, prefix: str) -> bytes | None:
         hint = "name the rule file itself" if place is None else ""
         try:
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -59,7 +80,9 @@ class Files:
                 raise Wrong(f"{quote(member.text)} is not a path")
             path = os.path.join(os.path.dirname(member.source.path), member.text)
             if glob.has_magic(member.text):
-                found += [(name, member) for name in sorted(glob.glob(path))]
+                names = sorted(glob.glob(path)) if self._source is None else self._source.patterns.get(path, [])
+                self.stored.patterns[path] = names
+                found += [(name, member) for name in names]
             else:
                 found.append((path, member))
         return found

@@ -15,7 +15,7 @@ from itertools import product
 from ctfw.config.document import Mapping, decode, parse
 from ctfw.config.eve import EveSettings, read_eve
 from ctfw.config.failure import read_failure
-from ctfw.config.files import Files
+from ctfw.config.files import Files, Stored
 from ctfw.config.hook import Hook, read_hook
 from ctfw.config.include import Includes
 from ctfw.config.invariants import Invariants
@@ -57,19 +57,27 @@ class Config:
         self.eve: EveSettings | None = None  # None: off
         self.tests: list[RuleTest] = []  # what it says about itself; tools/rule_tests holds it to it
         self.warnings: list[Problem] = []
+        self.stored = Stored()  # what it was made of
 
 
-def load(path: str, text: str | None = None, pure: bool = False, advise: bool = False) -> Config:
+def load(
+    path: str,
+    text: str | None = None,
+    pure: bool = False,
+    advise: bool = False,
+    stored: Stored | None = None,
+) -> Config:
     """Load the rule file at `path`; with `text`, that text, and `path` is only its name in messages.
 
     `pure` parses without libyaml, for comparison. `advise` adds warnings about what the rules mean (`lint`), which
-    takes several times as long as loading. Raises ConfigError and nothing else for any file and any text.
+    takes several times as long as loading. With `stored` all files are taken from there. Raises ConfigError and
+    nothing else for any file and any text.
     """
     report = Report(path)
     collecting = gc.isenabled()
     gc.disable()
     try:
-        config = _load(path, text, pure, report, advise)
+        config = _load(path, text, pure, report, advise, Files(report, stored))
     except GiveUp:
         config = None
     finally:
@@ -81,8 +89,7 @@ def load(path: str, text: str | None = None, pure: bool = False, advise: bool = 
     return config
 
 
-def _load(path: str, text: str | None, pure: bool, report: Report, advise: bool) -> Config | None:
-    files = Files(report)
+def _load(path: str, text: str | None, pure: bool, report: Report, advise: bool, files: Files) -> Config | None:
     if text is None:
         data = files.read(path)
         text = decode(data, report) if data is not None else None
@@ -150,6 +157,7 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
         lint(ruleset, reader, report, fields, hook)
     config = Config(path, queue, settings, failure, ruleset)
     config.files = files.paths
+    config.stored = files.stored
     config.tests = tests.found
     config.hook = hook
     config.metrics = metrics

@@ -129,7 +129,7 @@ def _conn_of_bytes(data: bytes, at: i64, now: i64) -> tuple[Conn, bytes]:
     _check(0 <= helper < len(HELPER_NAMES), "helper")
     _check(0 <= track <= LIBERAL, "track")
     _check(_LEAST_TIME < left < _MOST_TIME and _LEAST_TIME < age < _MOST_TIME, "time")
-    _check(0 <= generation < _MOST_TIME, "generation")
+    _check(-1 <= generation < _MOST_TIME, "generation")
     conn.status = status & _STATUS
     conn.l4state = l4state
     conn.helper = helper

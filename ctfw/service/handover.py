@@ -25,7 +25,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ctfw.engine import Engine
@@ -122,7 +122,7 @@ class TableKeeper:
                 notifier.keep(name, log)
             self._logs.append(log)
 
-    def restore(self, engine: Engine, files: Callable[[], Sequence[str]], is_seamless: bool) -> None:
+    def restore(self, engine: Engine, files: Callable[[], Mapping[str, bytes]], is_seamless: bool) -> None:
         """Fills the empty table. ``is_seamless``: no packet can have passed since the last daemon ended."""
         if not self._is_active:
             return

@@ -34,7 +34,7 @@ from ctfw.service.kernel_queue import KernelQueue
 from ctfw.service.members import MOST_TTL, MemberError, add, remove
 from ctfw.service.pages import page, paged
 from ctfw.service.routes import Routes
-from ctfw.service.selection import Selection
+from ctfw.service.selection import Selection, selection_of
 from ctfw.service.session import FAILED, INVALID_PARAMS, Method, Refused, Session
 from ctfw.service.status import queue_counters
 
@@ -64,7 +64,7 @@ FORMS: Final = {"proc": proc_line, "conntrack": conntrack_line, "dict": as_dict}
 
 
 class Methods:
-    """The answers about one running engine and its queue. ``status`` and ``reload`` are the daemon's own."""
+    """The answers about one running engine and its queue. ``status`` is the daemon's own."""
 
     def __init__(
         self,
@@ -72,7 +72,6 @@ class Methods:
         queue: Queue,
         kernel: KernelQueue,
         status: Callable[[], dict[str, Any]],
-        reload: Callable[[dict[str, Any]], object],
         flight: Flight,
         heat: Heat,
     ) -> None:
@@ -80,7 +79,6 @@ class Methods:
         self._queue = queue
         self._kernel = kernel
         self._status = status
-        self._reload = reload
         self._flight = flight
         self._heat = heat
 
@@ -99,7 +97,6 @@ class Methods:
             "set_add": self.add_member,
             "set_del": self.remove_member,
             "status": lambda params, session: self._status(),
-            "reload": lambda params, session: self._reload(params),
         }
 
     def add_member(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
@@ -125,13 +122,7 @@ class Methods:
         form = FORMS.get(params.get("form", "proc"))
         if form is None:
             raise Refused(INVALID_PARAMS, f"form is one of {', '.join(FORMS)}")
-        words = params.get("only", {})
-        if not isinstance(words, dict):
-            raise Refused(INVALID_PARAMS, "only is an object")
-        try:
-            selection = Selection(words)
-        except ValueError as error:
-            raise Refused(INVALID_PARAMS, str(error)) from error
+        selection = selection_of(params)
         return page(params, session, lambda: paged(self._connections(form, selection)))
 
     def list_expectations(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
@@ -169,8 +160,9 @@ class Methods:
         return page(params, session, lambda: ([b64encode(one).decode() if one else None] for one in chunks()))
 
     def live(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
-        """What the rules could ask about each connection, with the chain and interfaces of its original direction."""
-        return page(params, session, lambda: paged(self._live()))
+        """What the rules could ask about each connection that ``only`` means, and where its original direction is."""
+        selection = selection_of(params)
+        return page(params, session, lambda: paged(self._live(selection)))
 
     def members(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The members of the dynamic sets: set, network in hexadecimal, prefix length, nanoseconds left or -1."""
@@ -216,14 +208,14 @@ class Methods:
                 if conn.expires > now and not conn.status & DYING:  # it may have ended since the last page
                     yield form(conn, now, acct) if selection.has(conn) else None
 
-    def _live(self) -> Iterator[dict[str, Any] | None]:
+    def _live(self, selection: Selection) -> Iterator[dict[str, Any] | None]:
         table = self._engine.tracker.table
         with Routes() as routes:
             for number in range(table.shards):
                 for conn in table.shard(number):
                     now = time.monotonic_ns()
                     living = conn.expires > now and not conn.status & DYING
-                    yield _situation(conn, now, routes) if living else None
+                    yield _situation(conn, now, routes) if living and selection.has(conn) else None
 
     def _rules(self) -> Iterator[dict[str, Any]]:
         ruleset = self._engine.ruleset

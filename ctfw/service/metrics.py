@@ -357,6 +357,18 @@ FAMILIES: Final = (
         lambda p: p.reloading.since,
     ),
     Family("ctfw_config_reloads_total", COUNTER, "Reloads by their result.", ("result",), _reloads),
+    _plain(
+        "ctfw_config_last_good",
+        GAUGE,
+        "1 while the last good rules are in force, because the rule file could not be used.",
+        lambda p: int(p.reloading.begun.why != ""),
+    ),
+    _plain(
+        "ctfw_config_on_trial",
+        GAUGE,
+        "1 while rules are in force that are still to be confirmed.",
+        lambda p: int(p.reloading.trial is not None),
+    ),
     _plain("ctfw_config_generation", GAUGE, "Of the rules in force.", lambda p: int(p.engine.ruleset.generation)),
     # The log, the control socket, the flight recorder.
     _plain("ctfw_log_packet_lines_total", COUNTER, "Lines about packets.", lambda p: p.packet_log.lines),

@@ -21,7 +21,7 @@ from ctfw.conntrack.state import DYING
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.packet import TCP
 from ctfw.service.pages import LOOK, SLICE, page, paged
-from ctfw.service.selection import Selection
+from ctfw.service.selection import selection_of
 from ctfw.service.session import INVALID_PARAMS, Method, Refused, Session
 
 
@@ -66,7 +66,7 @@ class Removal:
 
     def meets(self, params: dict[str, Any], session: Session) -> dict[str, bool]:
         """Whether ``only`` means the TCP connection ``tuple``: [source, port, destination, port]."""
-        selection = _selection(params)
+        selection = selection_of(params)
         try:
             source, sport, target, dport = params["tuple"]
             ends = ip_address(source).packed + ip_address(target).packed
@@ -79,7 +79,7 @@ class Removal:
     def _take(self, params: dict[str, Any], session: Session, remove: Any) -> dict[str, Any]:
         if not params.get("only"):
             raise Refused(INVALID_PARAMS, "this needs a filter, as {'only': {'src': '192.0.2.1'}}; flush takes all")
-        selection = _selection(params)
+        selection = selection_of(params)
         dry_run = bool(params.get("dry_run"))
 
         def taken() -> Iterator[str | None]:
@@ -102,13 +102,3 @@ class Removal:
                 now = time.monotonic_ns()
                 if conn.expires > now and not conn.status & DYING:
                     yield conn, now
-
-
-def _selection(params: dict[str, Any]) -> Selection:
-    words = params.get("only", {})
-    if not isinstance(words, dict):
-        raise Refused(INVALID_PARAMS, "only is an object")
-    try:
-        return Selection(words)
-    except ValueError as error:
-        raise Refused(INVALID_PARAMS, str(error)) from error

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from ctfw.conntrack.conn import Conn
@@ -51,7 +51,7 @@ SHARDS_A_TICK: Final = 26  # all of them in a second
 class Saving:
     """``logs`` are two descriptors to write to; ``cycle`` is the number of the first one, and says which is begun.
 
-    ``files`` names the files that the rules in force were read from; ``clock`` is the one that packets are judged by.
+    ``files`` are those that the rules in force were read from, by path; ``clock`` is that of the packets.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Saving:
         logs: Sequence[int],
         cycle: int,
         boot: bytes,
-        files: Callable[[], Sequence[str]],
+        files: Callable[[], Mapping[str, bytes]],
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.complete = -1  # the number of the last cycle that came to its end
@@ -193,14 +193,10 @@ class Saving:
             data = data[os.write(log, data) :]
 
 
-def digest(files: Sequence[str]) -> bytes:
-    """A digest of the files' names and texts; of what cannot be read the name alone counts."""
+def digest(files: Mapping[str, bytes]) -> bytes:
+    """A digest of the files' names and texts."""
     total = hashlib.sha256()
-    for path in files:
+    for path, text in files.items():
         total.update(os.fsencode(path) + b"\0")
-        try:
-            with open(path, "rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError:
-            continue
+        total.update(hashlib.sha256(text).digest())
     return total.digest()

@@ -18,6 +18,7 @@ from ctfw.conntrack.record import Tuple
 from ctfw.conntrack.state import ASSURED, EXPECTED, OFFLOAD, SEEN_REPLY
 from ctfw.packet import SCTP, TCP, is_port_protocol
 from ctfw.packet_text import PROTO_NAMES
+from ctfw.service.session import INVALID_PARAMS, Refused
 
 _STATUS: Final = {"ASSURED": ASSURED, "SEEN_REPLY": SEEN_REPLY, "EXPECTED": EXPECTED, "OFFLOAD": OFFLOAD}
 _STATES: Final[dict[int, tuple[str, ...]]] = {TCP: tcp.STATE_NAMES, SCTP: sctp.STATE_NAMES}
@@ -52,6 +53,17 @@ class Selection:
             return True
         original = Tuple(conn.key)
         return all(test(conn, original) for test in self._tests)
+
+
+def selection_of(params: Mapping[str, Any]) -> Selection:
+    """What a request of the control socket means by ``only``: all connections when it says nothing. Raises Refused."""
+    words = params.get("only", {})
+    if not isinstance(words, dict):
+        raise Refused(INVALID_PARAMS, "only is an object")
+    try:
+        return Selection(words)
+    except ValueError as error:
+        raise Refused(INVALID_PARAMS, str(error)) from error
 
 
 def _family(text: str) -> Test:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ctfw import config, reason
-from ctfw.config import Config, ConfigError, Problem
+from ctfw.config import Config, ConfigError, Problem, Stored
 from ctfw.config.packet_words import Wording
 from ctfw.config.problems import did_you_mean, quote
 from ctfw.config.tests_section import RuleTest, Spot, Step
@@ -63,18 +63,22 @@ class Played:
         return any(outcome.wrong for outcome in self.outcomes)
 
 
-def load(path: str) -> Config:
-    """The configuration, when its tests pass. Raises ConfigError as ``config.load``, or with what the tests found."""
+def load(path: str, stored: Stored | None = None) -> Config:
+    """The configuration, when its tests pass; from what was ``stored`` of it, if that is given.
+
+    Raises ConfigError as ``config.load``, or with what the tests found.
+    """
     for _ in range(_TRIES):
         begun = time.time_ns()
-        tried = config.load(path)
+        tried = config.load(path, stored=stored)
         if not tried.tests:
             return tried
         found = problems(tried, run(tried))
         if found:
             raise ConfigError([*tried.warnings, *found])
-        loaded = config.load(path)
-        if loaded.files == tried.files and all(_changed(name) < begun - _SETTLED for name in loaded.files):
+        loaded = config.load(path, stored=stored)
+        settled = all(_changed(name) < begun - _SETTLED for name in loaded.files)
+        if stored is not None or (loaded.files == tried.files and settled):
             return loaded
         time.sleep(_SETTLED / SECOND)
     raise ConfigError([Problem(path, 0, 0, "error", "changes while it is read", "try again")])

@@ -18,6 +18,7 @@ from ctfw.service.failure import Account
 from ctfw.service.flight import Flight
 from ctfw.service.journal import Journal
 from ctfw.service.kernel_queue import KernelQueue
+from ctfw.service.last_good import Begun, LastGood
 from ctfw.service.notify import Notifier
 from ctfw.service.packet_log import PacketLog
 from ctfw.service.pulse import Pulse
@@ -72,6 +73,9 @@ class Gateway:
             self.engine.ruleset = new.ruleset
             return []
 
+        def load(path: str, stored: config.Stored | None) -> config.Config:
+            return config.load(path, stored=stored)
+
         self.flight = Flight(self.engine)
         events = EventStream(self.engine.tracker)
         self.parts = Parts(
@@ -83,7 +87,16 @@ class Gateway:
             kernel=kernel,
             account=account,
             reloading=Reloading(
-                loaded, str(path), self.engine, Aside(lambda: None), config.load, put, lambda: "", notifier, journal
+                Begun(loaded),
+                str(path),
+                self.engine,
+                Aside(lambda: None),
+                LastGood(""),
+                load,
+                put,
+                lambda: "",
+                notifier,
+                journal,
             ),
             journal=journal,
             packet_log=packet_log,

@@ -46,7 +46,7 @@ def saving(gateway: Gateway) -> Iterator[tuple[Saving, Record]]:
     """Somebody who puts the gateway's table on record, by the gateway's own clock: one step is a whole cycle."""
     record = Record()
     try:
-        yield Saving(gateway.engine, record.descriptors, 0, BOOT, lambda: [], lambda: gateway.now), record
+        yield Saving(gateway.engine, record.descriptors, 0, BOOT, dict, lambda: gateway.now), record
     finally:
         record.close()
 

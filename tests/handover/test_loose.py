@@ -179,7 +179,7 @@ def test_young_connections_are_on_record_before_their_turn() -> None:
         return clock[0]
 
     with saving(gateway) as (_, record):
-        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, lambda: [], ticking)
+        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, dict, ticking)
         saver.begin(gateway.now)
         steps = 0
         while record.logs()[0].last(CONNECTIONS) is None or steps < 12:  # more than a second of ticks
@@ -205,7 +205,7 @@ def test_it_takes_its_time_from_the_loop_in_slices() -> None:
     for port in range(20000):
         Udp(gateway, sport=10000 + port).client()
     with saving(gateway) as (_, record):
-        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, lambda: [])
+        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, dict)
         longest = []
         saver.begin(time.monotonic_ns())
         while saver.complete < 0:
