@@ -10,18 +10,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from ctfw import __version__
 from ctfw.cli.selecting import FILTERS, add_filters, selected
+from ctfw.conntrack.conn import Conn
+from ctfw.conntrack.record import as_dict, conntrack_line, proc_line
 from ctfw.service.client import Client, ClientError, socket_path
+from ctfw.service.packed import unpacked
 from ctfw.tools.compare import Comparison, KernelTableError, compare, kernel_lines
 
 # The columns of `conntrack -S`, in its order.
 _CONNTRACK: Final = (
     "found", "invalid", "insert", "insert_failed", "drop", "early_drop", "error", "search_restart",
 )  # fmt: skip
+
+_FORMS: Final[dict[str, Callable[[Conn, int, bool], Any]]] = {
+    "proc": proc_line, "conntrack": conntrack_line, "json": as_dict, "jsonl": as_dict,
+}  # fmt: skip
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -67,8 +74,9 @@ def list_connections(arguments: argparse.Namespace) -> int:
         if arguments.expect:
             entries: Iterable[Any] = client.pages("expect")
         else:
-            form = arguments.output if arguments.output in ("proc", "conntrack") else "dict"
-            entries = client.pages("list", form=form, only=only)
+            form = _FORMS[arguments.output]
+            pages = client.pages("list", form="packed", only=only)
+            entries = (form(conn, 0, acct) for one in pages for conn, acct in unpacked(one))
         if arguments.output == "json":
             json.dump(list(entries), sys.stdout, indent=2)
             print()

@@ -32,6 +32,7 @@ from ctfw.service.flight import Flight
 from ctfw.service.heat import Heat
 from ctfw.service.kernel_queue import KernelQueue
 from ctfw.service.members import MOST_TTL, MemberError, add, remove
+from ctfw.service.packed import packed
 from ctfw.service.pages import page, paged
 from ctfw.service.routes import Routes
 from ctfw.service.selection import Selection, selection_of
@@ -60,6 +61,7 @@ READING: Final = frozenset(
     }
 )
 
+PACKED: Final = "packed"  # as ctfw's own commands have it (packed.py)
 FORMS: Final = {"proc": proc_line, "conntrack": conntrack_line, "dict": as_dict}
 
 
@@ -118,11 +120,14 @@ class Methods:
             raise Refused(FAILED, str(error)) from error
 
     def list_connections(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
-        """The connections: ``form`` is proc, conntrack (lines) or dict, ``only`` the words of a Selection."""
-        form = FORMS.get(params.get("form", "proc"))
-        if form is None:
-            raise Refused(INVALID_PARAMS, f"form is one of {', '.join(FORMS)}")
+        """The connections: ``form`` is proc, conntrack (lines), dict or packed, ``only`` the words of a Selection."""
+        name = params.get("form", "proc")
+        form = FORMS.get(name)
+        if form is None and name != PACKED:
+            raise Refused(INVALID_PARAMS, f"form is one of {', '.join([*FORMS, PACKED])}")
         selection = selection_of(params)
+        if form is None:
+            return page(params, session, lambda: packed(self._engine.tracker, selection))
         return page(params, session, lambda: paged(self._connections(form, selection)))
 
     def list_expectations(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
