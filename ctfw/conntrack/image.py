@@ -118,9 +118,9 @@ def _conn_of_bytes(data: bytes, at: i64, now: i64) -> tuple[Conn, bytes]:
     _size, key_size, part, count, master_size = _HEAD.unpack_from(data, at)
     at += _HEAD.size
     key = data[at : at + key_size]
-    _check_key(key)
+    reply_key = _checked_inverse(key)
     at += key_size
-    conn = Conn(key, inverse(key), now)
+    conn = Conn(key, reply_key, now)
     (
         status, l4state, helper, track, mark, generation, age, left,
         original_packets, original_bytes, reply_packets, reply_bytes,
@@ -308,7 +308,7 @@ def _expectation_of_bytes(body: bytes, classes: dict[str, Policy], now: i64) -> 
         ends.append(at)
     _check(at == len(body), "expectation")
     master_key = body[_EXPECTATION.size : ends[0]]
-    _check_key(master_key)
+    _checked_inverse(master_key)
     policy = classes.get(body[ends[0] : ends[1]].decode("latin-1"))
     if policy is None:
         raise ValueError("class of expectations")
@@ -370,15 +370,18 @@ def calls_of_bytes(data: bytes) -> list[ReadCall]:
         _check(at <= len(data), "call")
         master_key, first, second, tunnel_key = parts
         for key in (master_key, first, second):
-            _check_key(key)
+            _checked_inverse(key)
         if tunnel_key:
-            _check_key(tunnel_key)
+            _checked_inverse(tunnel_key)
         found.append(ReadCall(master_key, [first, second], tunnel_key))
     return found
 
 
-def _check_key(key: bytes) -> None:
-    _check(len(key) in _KEYS and inverse(key) != b"", "key")
+def _checked_inverse(key: bytes) -> bytes:
+    """The inverse of a key that is one."""
+    reply_key = inverse(key) if len(key) in _KEYS else b""
+    _check(reply_key != b"", "key")
+    return reply_key
 
 
 def _check(is_good: bool, what: str) -> None:
