@@ -34,7 +34,7 @@ def test_what_was_remembered_is_recalled(tmp_path: Path) -> None:
         "7",
         "{}",
         '{"version": 2}',
-        json.dumps({"version": 1, "wanted": True, "backend": "auto", "plan": {}}),
+        json.dumps({"version": 1, "wanted": True, "backend": "auto", "plan": {"unheard_of": 1}}),
         json.dumps({"version": 1, "wanted": True, "backend": "auto", "plan": None}),
         json.dumps({"version": 1, "wanted": 1, "backend": "auto", "plan": {}}),
         "\udcff",
@@ -58,6 +58,14 @@ def test_each_field_of_the_plan_must_be_what_it_is(tmp_path: Path, field: str) -
     (tmp_path / memory.FILE).write_text(json.dumps(data))
     with pytest.raises(HookError):
         memory.recall(str(tmp_path))
+
+
+def test_what_an_older_ctfw_did_not_know_is_the_default(tmp_path: Path) -> None:
+    memory.remember(str(tmp_path), LAST)
+    data = json.loads((tmp_path / memory.FILE).read_text())
+    del data["plan"]["reject_bit"]
+    (tmp_path / memory.FILE).write_text(json.dumps(data))
+    assert memory.recall(str(tmp_path)) == LAST
 
 
 def test_nowhere_to_remember_is_no_obstacle(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from ctfw.service.hook.plan import Plan
@@ -110,11 +110,10 @@ def forget(directory: str) -> str:
 def _memory(data: Any) -> Memory:
     if data["version"] != VERSION or not isinstance(data["wanted"], bool) or not isinstance(data["backend"], str):
         raise TypeError
-    pattern = Plan()
+    defaults = asdict(Plan())
     values: dict[str, Any] = {}
-    for field in fields(Plan):
-        value = data["plan"][field.name]
-        values[field.name] = tuple(value) if isinstance(value, list) else value
-        if type(values[field.name]) is not type(getattr(pattern, field.name)):
+    for name, value in data["plan"].items():  # what an older ctfw did not know yet is as it was then: the default
+        values[name] = tuple(value) if isinstance(value, list) else value
+        if type(values[name]) is not type(defaults[name]):
             raise TypeError
     return Memory(data["wanted"], data["backend"], Plan(**values))
