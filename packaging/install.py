@@ -198,7 +198,8 @@ def remove_files(tree: Tree) -> None:
 
 def print_next(tree: Tree) -> None:
     print(f"ctfw: installed in {tree.prefix}. Once, as root:")
-    print("    systemd-sysusers ctfw.conf && chgrp -R ctfw /etc/ctfw && systemctl daemon-reload")
+    print("    systemd-sysusers ctfw.conf && chgrp -R ctfw /etc/ctfw")
+    print("    journalctl --update-catalog && systemctl daemon-reload")
     print("then edit /etc/ctfw/rules.yaml, and: ctfw check && systemctl enable --now ctfw")
 
 
