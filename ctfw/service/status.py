@@ -4,7 +4,7 @@ Owns the parts of the running daemon that figures are read from (``Parts``, whic
 them, and the judgement of its health. Health is about now: what went wrong within the last minute, or is wrong still.
 A counter that grew last week is for metrics; whoever looks at `status` at night wants to know whether to get up.
 
-* ``failing``: packets wait and nothing moves, none comes because the hook is gone, or everything is shut by hand.
+* ``failing``: packets wait and nothing moves, or none comes because the hook is gone.
 * ``degraded``: packets are judged, but something is lost, refused, or not as the admin wrote it.
 * ``ok``: neither.
 """
@@ -159,8 +159,6 @@ def health(told: dict[str, Any]) -> tuple[str, list[str]]:
     waiting = queue["kernel"]["waiting"] if queue["kernel"] is not None else 0
     if waiting and told["progress"] * SECOND > PATIENCE:
         failing.append(f"{waiting} packets wait and nothing has moved for {told['progress']:.1f} s")
-    if told["rules"].get("panic"):
-        failing.append("panic: everything is shut; `ctfw panic off` opens it")
     if told["unjudged"]["unhooked"]:
         failing.append(f"the kernel's rules that send packets here are gone: {GONE}")
     degraded = _of_rules(told["rules"]) + _of_policy(told) + _of_last_minute(told)
@@ -173,7 +171,7 @@ def health(told: dict[str, Any]) -> tuple[str, list[str]]:
 
 def _of_rules(rules: dict[str, Any]) -> list[str]:
     said = []
-    if rules.get("last_good"):
+    if rules["last_good"] is not None:
         said.append("the file's rules are broken, the last good ones are in force; see `ctfw check`")
     elif not rules["successful"]:
         said.append("the last reload failed, the rules before are in force; see `ctfw check`")

@@ -13,7 +13,7 @@ from hook.hooked import hooked
 
 from ctfw.cli.status import duration, screen
 from ctfw.service.pulse import SECOND
-from ctfw.service.status import DEGRADED, FAILING, OK, answer
+from ctfw.service.status import DEGRADED, FAILING, OK, answer, health
 from lab.net import Network
 
 
@@ -220,3 +220,12 @@ def test_a_hook_that_somebody_removes_is_told_at_once(tmp_path: Path) -> None:
         assert "are gone: nothing is judged until `ctfw hook apply`" in " ".join(told.split())
         with hooked(net, "iptables-nft"):
             wait_until(lambda: command("status", "--socket", daemon.control).stdout.startswith("ok"))
+
+
+def test_the_last_good_rules_degrade_as_long_as_they_run(gateway: Gateway) -> None:
+    told = at(gateway, 1)
+    told["rules"]["last_good"] = {"why": "rules.yaml:1:10: error: no", "saved": 0.0}
+    assert health(told) == (
+        DEGRADED,
+        ["the file's rules are broken, the last good ones are in force; see `ctfw check`"],
+    )
