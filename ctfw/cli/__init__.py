@@ -27,6 +27,7 @@ from ctfw.cli import (
     import_,
     inspect,
     metrics,
+    panic,
     reload,
     replay,
     rules,
@@ -70,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version())
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for family in (
-        daemon, reload, rules, test, explain, status, inspect, events, top, metrics, delete, rules_live, set, replay,
-        flight, hook, doctor, schema, import_,
+        daemon, reload, panic, rules, test, explain, status, inspect, events, top, metrics, delete, rules_live,
+        set, replay, flight, hook, doctor, schema, import_,
     ):  # fmt: skip
         family.add(subparsers)
     return parser

@@ -49,6 +49,7 @@ from ctfw.service.kinds import (
 )
 from ctfw.service.last_good import Begun, LastGood
 from ctfw.service.notify import Notifier
+from ctfw.service.panic import Panic
 from ctfw.service.session import FAILED, INVALID_PARAMS, Later, Refused, Session
 
 SECOND: Final = 1_000_000_000
@@ -121,6 +122,7 @@ class Reloading:
         self._wanted: deque[_Request] = deque()  # one a client, and one for all signals that wait
         self._ending: _Ending | None = None
         self._to_keep: Later | None = None
+        self.panic = Panic(engine, journal)
         self._engine = engine
         self._aside = aside
         self._last_good = last_good
@@ -147,11 +149,17 @@ class Reloading:
 
     def methods(self) -> dict[str, Callable[[dict[str, Any], Session], object]]:
         """The control socket's methods."""
-        return {"reload": self._ask_for_client, "confirm": self._confirm, "rollback": self._roll_back_for_client}
+        return {
+            "reload": self._ask_for_client,
+            "confirm": self._confirm,
+            "rollback": self._roll_back_for_client,
+            "panic": self.panic.method,
+        }
 
     def work(self) -> None:
         """Does what was asked for, and what is due; to be called between two turns of the loop."""
         try:
+            self.panic.tick(time.monotonic_ns())
             self._end_trial()
             self._keep()
             while self._wanted:
@@ -165,7 +173,7 @@ class Reloading:
 
     def figures(self) -> dict[str, Any]:
         """What `status` says about the rules."""
-        ruleset = self._engine.ruleset
+        ruleset = self.config.ruleset
         return {
             "count": len(ruleset.rules),
             "generation": ruleset.generation,
@@ -175,11 +183,14 @@ class Reloading:
             "reloads": dict(self.counts),
             "trials": dict(self.trials),
             "last_good": {"why": self.begun.why, "saved": self.begun.saved} if self.begun.why else None,
+            "panic": {"seconds": self.panic.left()} if self.panic.left() is not None else None,
             "trial": {"generation": self.trial.generation, "seconds": self._left()} if self.trial is not None else None,
         }
 
     def note(self) -> str:
         """What is out of the ordinary about the rules in force, for a line of status; mostly nothing."""
+        if self.panic.left() is not None:
+            return f"PANIC, everything is dropped for {self.panic.left()} s; "
         if self.trial is not None:
             return f"RULES ON TRIAL for {self._left()} s; "
         return "LAST GOOD RULES, the file cannot be used; " if self.begun.why else ""
@@ -218,7 +229,7 @@ class Reloading:
         trial, meant = self.trial, params.get("generation")
         is_over = trial is None or self._ending is not None or time.monotonic_ns() >= trial.until
         if is_over or (trial is not None and meant not in (None, trial.generation)):
-            text = f"no such rules are on trial; in force is generation {self._engine.ruleset.generation}"
+            text = f"no such rules are on trial; in force is generation {self.config.ruleset.generation}"
             raise Refused(FAILED, text)
 
     # --- the reload -----------------------------------------------------------------------------
@@ -235,7 +246,7 @@ class Reloading:
         texts = [config.render(problem) for problem in problems[:MAX_PROBLEMS]]
         if any(problem.severity == "error" for problem in problems):
             return Refused(FAILED, "the rules have errors; the old ones stay in force", texts)
-        return {"generation": self._engine.ruleset.generation, "warnings": texts, "confirm": request.confirm}
+        return {"generation": self.config.ruleset.generation, "warnings": texts, "confirm": request.confirm}
 
     def _reload(self, request: _Request) -> list[config.Problem]:
         begun = time.monotonic_ns()
@@ -267,7 +278,7 @@ class Reloading:
             return [config.Problem(self.path, 0, 0, "error", f"cannot be read: {error.strerror}")]
         problems = list(new.warnings)
         if request.confirm:
-            generation = int(self._engine.ruleset.generation) + 1
+            generation = int(self.config.ruleset.generation) + 1
             why = self._aside.run(lambda: self._last_good.try_out(new.stored, generation))
             if why or not self._last_good.directory:
                 text = f"a restart during the trial would begin with these rules: {why or 'ctfw runs without --state'}"
@@ -286,8 +297,9 @@ class Reloading:
         return problems
 
     def _put_in_force(self, new: config.Config) -> list[config.Problem]:
-        new.ruleset.succeed(self._engine.ruleset, time.monotonic_ns())
+        new.ruleset.succeed(self.config.ruleset, time.monotonic_ns())
         unchanged = self._put(new)
+        self.panic.stay()
         self.config = new
         self.since = time.time()
         return unchanged
@@ -306,10 +318,10 @@ class Reloading:
             self.trial = self._ending = None
             self._roll_back(trial, ending.why if ending is not None else "nobody has confirmed the new ones in time")
             if ending is not None:
-                ending.answer.done({"generation": self._engine.ruleset.generation})
+                ending.answer.done({"generation": self.config.ruleset.generation})
 
     def _roll_back(self, trial: _Trial, why: str) -> None:
-        tried = self._engine.ruleset
+        tried = self.config.ruleset
         old = trial.former.ruleset
         for members in old.sets.values():
             if members.name in tried.sets:
@@ -330,7 +342,7 @@ class Reloading:
         if told is None:
             return
         self._to_keep = None
-        generation = self._engine.ruleset.generation
+        generation = self.config.ruleset.generation
         stored = self.config.stored
         why = self._aside.run(lambda: self._last_good.keep(self.path, stored))
         if why:

@@ -1,0 +1,96 @@
+"""`ctfw panic`: nothing passes but the admin's own session, for a time, and then everything is as before."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemon.running import COMMAND, OPEN, RULES, SHUT, Datagrams, Running, wait_until
+
+from ctfw.service.client import Client, ClientError
+from lab.net import GATEWAY, Network
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Network]:
+    with Network() as made:
+        made.queue()
+        yield made
+
+
+def test_panic_shuts_everything_and_off_opens_it_again(net: Network, tmp_path: Path) -> None:
+    with Running(net, tmp_path) as daemon, Datagrams(net, OPEN) as good:
+        wait_until(good.answered)
+        daemon.ctfw("panic", "on", "--for", "60")
+        assert not good.answered()  # although it is established
+        with Client(daemon.control) as client:
+            told = client.call("status")
+        assert 0 < told["rules"]["panic"]["seconds"] <= 60
+        assert told["rules"]["generation"] == 0
+        assert "PANIC: everything is dropped for 60 s: uid=0" in daemon.log()
+        daemon.notice("STATUS=PANIC")
+        daemon.ctfw("panic", "off")
+        wait_until(good.answered)
+        assert "panic is over" in daemon.log()
+
+
+def test_panic_ends_by_itself(net: Network, tmp_path: Path) -> None:
+    with Running(net, tmp_path) as daemon, Datagrams(net, OPEN) as good:
+        daemon.ctfw("panic", "on", "--for", "1")
+        wait_until(lambda: "panic is over, the rules hold again: the time is over" in daemon.log())
+        wait_until(good.answered)
+
+
+def test_a_reload_during_a_panic_opens_nothing_and_holds_afterwards(net: Network, tmp_path: Path) -> None:
+    with Running(net, tmp_path) as daemon, Datagrams(net, OPEN) as old, Datagrams(net, SHUT) as new:
+        daemon.ctfw("panic", "on", "--for", "60")
+        daemon.rules.write_text(RULES.replace(str(OPEN), str(SHUT)))
+        daemon.ctfw("reload")
+        assert not new.answered()
+        daemon.ctfw("panic", "off")
+        wait_until(new.answered)
+        assert not old.answered()
+
+
+def test_the_session_that_asks_stays(net: Network, tmp_path: Path) -> None:
+    with Running(net, tmp_path) as daemon:
+        with net.gateway:
+            listener = socket.create_server((GATEWAY, 22))
+        with net.client:
+            session = socket.create_connection((GATEWAY, 22), timeout=5)
+            other = socket.create_connection((GATEWAY, 22), timeout=5)
+        ends = [listener.accept()[0], listener.accept()[0]]
+        host, port = session.getsockname()
+        environment = {**os.environ, "SSH_CONNECTION": f"{host} {port} {GATEWAY} 22"}
+        arguments = [*COMMAND, "panic", "on", "--for", "60", "--socket", daemon.control]
+        done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=30)
+        assert f"the session from {host} port {port} stays" in done.stdout
+        for sock in ends:
+            sock.settimeout(0.5)
+        session.send(b"still here")
+        assert ends[0].recv(99) == b"still here"
+        other.send(b"not me")
+        with pytest.raises(TimeoutError):
+            ends[1].recv(99)
+        for sock in (session, other, listener, *ends):
+            sock.close()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"on": True},
+        {"on": True, "seconds": 0},
+        {"on": True, "seconds": 10, "session": {"src": "x"}},
+        {"on": True, "seconds": 10, "session": {"src": "::1", "sport": 1, "dst": '1"', "dport": 2}},
+    ],
+)
+def test_what_cannot_be_meant_shuts_nothing(net: Network, tmp_path: Path, params: dict[str, object]) -> None:
+    with Running(net, tmp_path) as daemon, Client(daemon.control) as client:
+        with pytest.raises(ClientError):
+            client.call("panic", **params)
+        assert client.call("status")["rules"]["panic"] is None
