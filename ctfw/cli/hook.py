@@ -23,6 +23,8 @@ from ctfw.service.hook.iptables import Iptables
 from ctfw.service.hook.memory import Memory
 from ctfw.service.hook.plan import Plan, make_plan
 from ctfw.service.hook.programs import HookError
+from ctfw.service.journal import WARNING, Journal
+from ctfw.service.kinds import HOOK_HEALED
 
 COMPLETE: Final = "complete"
 MAX_DIFFERENCES: Final = 20  # lines of them in one report
@@ -137,9 +139,13 @@ def heal(arguments: argparse.Namespace) -> int:
             install.apply(backend, last.plan)
     except HookError as error:
         return _fail("heal", error)
-    print(f"ctfw: hook: put back, something else had changed it: {_facts(backend, last.plan)}", file=sys.stderr)
+    journal = Journal()
+    journal.log(
+        f"hook: put back, something else had changed it: {_facts(backend, last.plan)}", WARNING, {}, HOOK_HEALED
+    )
     for line in found.differences[:MAX_DIFFERENCES]:
-        print(f"ctfw: hook: differed: {line}", file=sys.stderr)
+        journal.log(f"hook: differed: {line}", WARNING)
+    journal.close()
     return 0
 
 

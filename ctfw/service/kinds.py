@@ -65,5 +65,6 @@ CONTROL_REFUSED: Final = Kind("control-refused", "be0325c5834f4ecf91e7a466e849d8
 SINK_FAILED: Final = Kind("sink-failed", "45c1073bb0f94445991f083a1bd1739c")  # a file that is written beside the log
 SINK_WORKS: Final = Kind("sink-works", "5d74e013b6914efeac02b827ca84a710")
 HOOK_CHANGED: Final = Kind("hook-changed", "6a094eeb34314d659900cdc6c51ec55f")
+HOOK_HEALED: Final = Kind("hook-healed", "de9823d382d04701879d7fafa7b67b20")
 
 ALL: Final = tuple(value for value in list(globals().values()) if isinstance(value, Kind))

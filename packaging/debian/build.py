@@ -141,4 +141,6 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 if __name__ == "__main__":
     if not shutil.which("dpkg-deb"):
         sys.exit("ctfw: dpkg-deb is not here: a .deb is made on Debian")
+    if not os.path.realpath(sys.executable).startswith("/usr/bin/"):
+        sys.exit("ctfw: compiled for another Python than Debian's own: make clean, then make deb without PYTHON=")
     main(Path(sys.argv[1]))

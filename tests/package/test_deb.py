@@ -21,6 +21,7 @@ import pytest
 from daemon.running import wait_until
 
 from ctfw import engine
+from ctfw.service.kinds import HOOK_HEALED
 from lab.net import GATEWAY, SERVER, Namespace, Network
 from lab.systemd import System
 from lab.traffic import connect, ping
@@ -183,9 +184,9 @@ def what_a_flush_removed_is_put_back_with_a_word_in_the_journal(net: Network, sy
     system.put(hurry, "[Timer]\nOnActiveSec=\nOnUnitActiveSec=\nOnUnitActiveSec=1\nOnActiveSec=0\nAccuracySec=1ms\n")
     system.run("systemctl", "daemon-reload")
     system.run("systemctl", "restart", "ctfw-hook.timer")
-    wait_until(lambda: "put back" in system.journal("-u", "ctfw-hook.service", "-p", "warning"))
+    wait_until(lambda: system.journal(f"MESSAGE_ID={HOOK_HEALED.id}").count("put back") == 1)
     system.run("nft", "flush", "ruleset")
-    wait_until(lambda: system.journal("-u", "ctfw-hook.service", "-p", "warning").count("put back") == 2)
+    wait_until(lambda: system.journal(f"MESSAGE_ID={HOOK_HEALED.id}").count("put back") == 2)
     system.run("rm", "-r", os.path.dirname(hurry))
     system.run("systemctl", "daemon-reload")
     system.run("systemctl", "restart", "ctfw-hook.timer")
