@@ -2,8 +2,11 @@
 
 For people, so it looks at one rule after the other and each field by itself, in the order of FIELDS, without the index
 and the short cuts that ``Ruleset.evaluate`` takes. That both come to the same end is tested, and makes of this file the
-readable form of the other. Asking leaves no trace: nothing is counted, taken or added.
+readable form of the other. Asking leaves no trace: nothing is counted, taken or added. The steps come one by one: who
+asks a running engine about ten thousand rules lets packets pass between them.
 """
+
+from collections.abc import Generator, Iterator
 
 from ctfw.conntrack.conn import Conn
 from ctfw.packet import Packet, has_ports
@@ -27,7 +30,7 @@ def trace(
     mac: bytes = b"",
     now: int = 0,
     again: bool = False,
-) -> list[Step]:
+) -> Iterator[Step]:
     """Each rule asked, with the key of the first field that did not match or None; the last one decided.
 
     ``packet.state`` says where the walk begins: 0 asks the rules before tracking, of which the first that matches is
@@ -44,12 +47,12 @@ def trace(
     question.mac = mac
     question.now = now
     question.mode = AGAIN if again else DRY
-    steps: list[Step] = []
     if packet.state == 0:
-        _walk_tracking(ruleset, question, steps)
-    elif not _walk(ruleset, ruleset.main.rules, question, steps):
-        steps.append((ruleset.policy_of(hook), None))
-    return steps
+        yield from _walk_tracking(ruleset, question)
+        return
+    decided = yield from _walk(ruleset, ruleset.main.rules, question)
+    if not decided:
+        yield (ruleset.policy_of(hook), None)
 
 
 def first_miss(rule: Rule, question: Question) -> str | None:
@@ -87,22 +90,22 @@ def _has_port(ports: NumberSet | None, packet: Packet, port: int) -> bool:
     return ports is None or (has_ports(packet) and ports.contains(port))
 
 
-def _walk_tracking(ruleset: Ruleset, question: Question, steps: list[Step]) -> None:
+def _walk_tracking(ruleset: Ruleset, question: Question) -> Iterator[Step]:
     for rule in ruleset.main.rules:
         if rule.track:
             missed = first_miss(rule, question)
-            steps.append((rule, missed))
+            yield (rule, missed)
             if missed is None:
                 return
 
 
-def _walk(ruleset: Ruleset, rules: list[Rule], question: Question, steps: list[Step]) -> bool:
+def _walk(ruleset: Ruleset, rules: list[Rule], question: Question) -> Generator[Step, None, bool]:
     """True when a rule decided."""
     for rule in rules:
         if rule.track:
             continue
         missed = first_miss(rule, question)
-        steps.append((rule, missed))
+        yield (rule, missed)
         if missed is not None or rule.shadow:
             continue
         if rule.set_mark is not None:
@@ -110,7 +113,8 @@ def _walk(ruleset: Ruleset, rules: list[Rule], question: Question, steps: list[S
         if rule.verdict == RETURN:
             return False
         if rule.verdict == JUMP:
-            if _walk(ruleset, ruleset.chains[rule.target].rules, question, steps):
+            decided = yield from _walk(ruleset, ruleset.chains[rule.target].rules, question)
+            if decided:
                 return True
         elif rule.verdict != CONTINUE:
             return True

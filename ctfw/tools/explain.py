@@ -12,7 +12,7 @@ an old connection, a ``rule`` for each rule asked, ``verdict``, ``after``. ``lin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,7 +105,7 @@ class _Trial:
             self.tracker.leniency = wanted
             conn = self.tracker.track(packet, asked.check, now)
             self.tracker.leniency = 0
-        judged: list[Told] | None = None
+        is_old = False
         if conn is not None and conn.generation < ruleset.floor and _is_known(conn, packet):
             if ruleset.floor_means == KILL:
                 yield {
@@ -117,15 +117,15 @@ class _Trial:
                 self.tracker.leniency = conn.track
                 conn = self.tracker.track(packet, asked.check, now)
             elif packet.state == ESTABLISHED:
-                judged = self._judge_again(conn, packet)
+                is_old = True
         yield self._state(packet)
         if packet.state == 0:
             yield {"step": "verdict", "verdict": "drop", "rule": None, "by": "connection tracking, before the rules"}
             yield self._after(None)
             return
-        if judged is not None:
-            yield from judged
-            if judged[-1]["step"] == "verdict":
+        if is_old and conn is not None:
+            is_over = yield from self._judge_again(conn, packet)
+            if is_over:
                 yield self._after(None)
                 return
         rule: Rule | None = None
@@ -134,31 +134,39 @@ class _Trial:
         assert rule is not None  # the chain's policy, if nothing else
         yield from self._verdict(packet, conn, rule)
 
-    def _trace(self, packet: Packet, hook: int, conn: Conn | None) -> list[Step]:
+    def _trace(self, packet: Packet, hook: int, conn: Conn | None) -> Iterator[Step]:
         asked = self.asked
         return trace(
             self.ruleset, packet, hook, asked.indev, asked.outdev, conn, self.mark, asked.mac, self.now
         )  # fmt: skip
 
-    def _judge_again(self, conn: Conn, packet: Packet) -> list[Told]:
-        """As ``Engine._judge_again``: the first packet of an old connection, made up, under the new rules."""
+    def _judge_again(self, conn: Conn, packet: Packet) -> Generator[Told, None, bool]:
+        """As ``Engine._judge_again``: the first packet of an old connection, made up, under the new rules.
+
+        Returns whether that ends the connection, and with it the packet's way.
+        """
         asked = self.asked
         began, at = opening(conn, packet), opening_hook(asked.hook, packet.direction)
-        told: list[Told] = [
-            {"step": "again", "text": f"accepted by older rules; by 'existing: recheck' these judge {describe(began)}"}
-        ]
+        yield {
+            "step": "again",
+            "text": f"accepted by older rules; by 'existing: recheck' these judge {describe(began)}",
+        }
         is_reply = packet.direction == REPLY
         turned = Situation(
             asked.data, asked.length, at, *((asked.outdev, asked.indev) if is_reply else (asked.indev, asked.outdev))
         )
         mark, mac = (0, b"") if is_reply else (self.mark, asked.mac)
-        steps = trace(self.ruleset, began, at, turned.indev, turned.outdev, conn, mark, mac, self.now, True)
-        told += [_rule(rule, missed, began, turned, conn, "again-rule") for rule, missed in steps]
-        rule = steps[-1][0]
+        rule: Rule | None = None
+        for rule, missed in trace(
+            self.ruleset, began, at, turned.indev, turned.outdev, conn, mark, mac, self.now, True
+        ):  # fmt: skip
+            yield _rule(rule, missed, began, turned, conn, "again-rule")
+        assert rule is not None
         if rule.verdict == ACCEPT:
-            return told
+            return False
         self.tracker.remove(conn, self.now)
-        return [*told, self._decided(packet, rule, 0)]
+        yield self._decided(packet, rule, 0)
+        return True
 
     def _state(self, packet: Packet) -> Told:
         why = int(packet.reason)

@@ -147,7 +147,7 @@ def who_meets(name: str, value: object) -> int:
     alone = Ruleset([Rule("", "", CONTINUE, **chosen)], {})
     found = 0
     for at, seen in enumerate(WORLD):
-        if trace(alone, seen.packet, seen.hook, seen.indev, seen.outdev)[0][1] is None:
+        if next(trace(alone, seen.packet, seen.hook, seen.indev, seen.outdev))[1] is None:
             found |= 1 << at
     return found
 
@@ -263,7 +263,7 @@ def test_the_packet_named_is_accepted_by_the_rule_named(ruleset: Ruleset, patter
         where = packet, point.hook, point.indev, point.outdev
         assert ruleset.evaluate(*where) is space.entries[at].rule
         if not exclude(wanted, wanted) and (rule_has_tcp(packet) or not pattern.tcp_flags):
-            assert trace(Ruleset([pattern], {}, chains={"inner": [], "outer": []}), *where)[0][1] is None
+            assert next(trace(Ruleset([pattern], {}, chains={"inner": [], "outer": []}), *where))[1] is None
 
 
 def rule_has_tcp(packet: Packet) -> bool:

@@ -46,6 +46,6 @@ def test_no_packet_makes_the_engine_raise(data: st.DataObject) -> None:
         )
         assert judgement.verdict in (0, 1) and -1 <= judgement.mark <= 0xFFFFFFFF
         assert judgement.mark == -1 or judgement.reject or judgement.mark & gateway.engine.ruleset.own_field == 0
-        trace(gateway.engine.ruleset, judgement.packet, 2, "", "", judgement.conn, 0, mac, gateway.now)
+        list(trace(gateway.engine.ruleset, judgement.packet, 2, "", "", judgement.conn, 0, mac, gateway.now))
         if data.draw(st.booleans()):
             gateway.reload(RULES)

@@ -38,9 +38,8 @@ class Question:
 
     def trace(self, ruleset: Ruleset) -> list[tuple[Rule, str | None]]:
         asked = self.asked
-        return trace(
-            ruleset, self.packet, self.hook, asked.indev, asked.outdev, self.conn, asked.mark, self.mac, asked.now
-        )
+        where = (self.packet, self.hook, asked.indev, asked.outdev, self.conn, asked.mark, self.mac, asked.now)
+        return list(trace(ruleset, *where))
 
     def ask(self, ruleset: Ruleset, mode: int = 0) -> str:
         asked = self.asked
