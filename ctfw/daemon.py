@@ -64,7 +64,7 @@ from ctfw.service.kinds import (
     STOPPED,
 )
 from ctfw.service.last_good import LastGood
-from ctfw.service.members_file import read_members, write_members
+from ctfw.service.members_file import SetsKeeper, read_members
 from ctfw.service.methods import READING, Methods
 from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
@@ -82,8 +82,6 @@ SECOND: Final = 1_000_000_000
 TICK: Final = SECOND // 10
 BUDGET: Final = 256  # packets in a row before anything else has its turn: a millisecond or two
 STATUS_INTERVAL: Final = 5 * SECOND
-SAVE_INTERVAL: Final = 60 * SECOND
-SAVE_SHARE: Final = 10_000  # a save rests this many times as long as it took: a ten-thousandth of the time
 PATIENCE: Final = SECOND  # how long the end may take for packets that wait
 YOUNG: Final = 5_000  # objects after which a young collection is due; it then takes well below a millisecond
 
@@ -207,7 +205,7 @@ class Daemon:
         self._more_requests = False
         self._next_tick = self._started + TICK
         self._ticks = 0
-        self._next_save = self._started
+        self._sets = SetsKeeper(options.state, self._tell_unsaved) if options.state else None
         self._fed = self._started
         self._status_at = (self._started, 0)
 
@@ -230,7 +228,6 @@ class Daemon:
             now, unix = time.monotonic_ns(), time.time_ns()
             for complaint in read_members(self._options.state, self.engine.ruleset, now, unix):
                 self._journal.log(complaint, WARNING, kind=STATE_REFUSED)
-            self._next_save = now + SAVE_INTERVAL
         give_up_rest(self._descriptors, self._notifier, self._journal)
         self._account.begin()
         self._selector.register(self._kernel.sock, selectors.EVENT_READ, self._packets)
@@ -323,23 +320,14 @@ class Daemon:
             self._look_around()
             if self._recorder is not None:
                 self._recorder.flush()
-        if self._options.state and now >= self._next_save:
-            self._save_members()
+        if self._sets is not None:
+            self._sets.tick(self.engine.ruleset, now)
         if now - self._status_at[0] >= STATUS_INTERVAL:
             self._notifier.status(self._reloading.note() + self._facts(now))
             self._status_at = (now, self.queue.received)
 
-    def _save_members(self) -> None:
-        """Writes the dynamic sets; the more they hold, the less often, for packets wait meanwhile."""
-        begun = time.monotonic_ns()
-        if self.engine.ruleset.sets:
-            try:
-                write_members(self._options.state, self.engine.ruleset, begun, time.time_ns())
-            except OSError as error:
-                text = f"sets not saved: {error.filename or self._options.state}: {error.strerror}"
-                self._journal.log(text, WARNING, kind=STATE_NOT_SAVED)
-        ended = time.monotonic_ns()
-        self._next_save = ended + SAVE_INTERVAL + (ended - begun) * SAVE_SHARE
+    def _tell_unsaved(self, text: str) -> None:
+        self._journal.log(text, WARNING, kind=STATE_NOT_SAVED)
 
     def _look_around(self) -> None:
         """What others may have changed since: interfaces, their networks, and the hook's answer to what is rejected."""
@@ -370,8 +358,8 @@ class Daemon:
         self._keeper.finish()
         self._kernel.close()
         self._offload.close()
-        if self._options.state:
-            self._save_members()
+        if self._sets is not None:
+            self._sets.close(self.engine.ruleset)
         self._textfile.close()
         if self._recorder is not None:
             self._recorder.close()

@@ -3,7 +3,9 @@
 What the control socket offers and what is written to disk. Text goes in and comes out; the sets themselves hold bytes.
 """
 
+import json
 import socket
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ctfw.ruleset.dynamic import DynamicSet
@@ -12,6 +14,7 @@ from ctfw.ruleset.ruleset import Ruleset
 from ctfw.ruleset.schedule import SECOND
 
 MOST_TTL: Final = 10 * 366 * 86400 * SECOND
+PIECE: Final = 200  # members
 
 
 class MemberError(ValueError):
@@ -36,14 +39,24 @@ def listing(ruleset: Ruleset, name: str, now: int) -> list[tuple[str, int]]:
     return [(show_member(member, length), left) for member, length, left in _find(ruleset, name).members(now)]
 
 
-def save(ruleset: Ruleset, now: int, unix: int) -> dict[str, Any]:
-    """Every dynamic set as plain data (JSON can hold it), with the calendar's time of it. ``unix`` in nanoseconds."""
-    sets = {name: [[text, left] for text, left in listing(ruleset, name, now)] for name in ruleset.sets}
-    return {"version": 1, "time": unix, "sets": sets}
+def texts(ruleset: Ruleset, now: int, unix: int) -> Iterator[str]:
+    """Every dynamic set as the text of a JSON document, with the calendar's time of it; ``unix`` in nanoseconds.
+
+    It comes in pieces of which none takes long to make, however many members; sets may change between two.
+    """
+    yield f'{{"version": 1, "time": {unix}, "sets": {{'
+    for number, (name, one) in enumerate(list(ruleset.sets.items())):
+        yield f"{', ' if number else ''}{json.dumps(name)}: ["
+        members = one.members(now)
+        for at in range(0, len(members), PIECE):
+            piece = [[show_member(member, length), left] for member, length, left in members[at : at + PIECE]]
+            yield (", " if at else "") + json.dumps(piece)[1:-1]
+        yield "]"
+    yield "}}"
 
 
 def restore(ruleset: Ruleset, data: Any, now: int, unix: int) -> list[str]:
-    """Adds what ``save`` gave, without the time that has passed since; returns what could not be used, in words.
+    """Adds what ``texts`` gave, without the time that has passed since; returns what could not be used, in words.
 
     Never raises: the data may come from a file that somebody else wrote.
     """

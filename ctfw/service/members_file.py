@@ -3,6 +3,9 @@
 Written whole and renamed into place, so that a reader never sees half of it; what is stored are the remaining times and
 when that was. A file that is missing is no sets; one of which anything could not be used is said in lines and put aside
 as ``sets.json.unread``, for the next writing would end it, and never stops the start.
+
+While packets come nobody waits for it: ``SetsKeeper`` makes the text in slices, one a tick, and a thread writes it. It
+may take the disk as long as it likes. A change that comes meanwhile is in this file or in the next one.
 """
 
 from __future__ import annotations
@@ -10,22 +13,85 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from ctfw.ruleset.ruleset import Ruleset
-from ctfw.service.members import restore, save
+from ctfw.service.members import restore, texts
 
 NAME: Final = "sets.json"
 MOST_BYTES: Final = 64 << 20
+INTERVAL: Final = 60_000_000_000
+SLICE: Final = 1_000_000  # nanoseconds of a tick
+
+
+class SetsKeeper:
+    """Keeps the file of one daemon up to date. ``complain`` is told, in words, when it cannot be written."""
+
+    def __init__(self, directory: str, complain: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._complain = complain
+        self._due = time.monotonic_ns() + INTERVAL
+        self._texts: Iterator[str] | None = None
+        self._made: list[str] = []
+        self._writer: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def tick(self, ruleset: Ruleset, now: int) -> None:
+        """A slice of what is to be done now, if anything is."""
+        if self._writer is not None and not self._writer.is_alive():
+            self._writer = None
+            self._tell()
+        if self._texts is None:
+            if now < self._due or self._writer is not None or not ruleset.sets:
+                return
+            self._due = now + INTERVAL
+            self._texts = texts(ruleset, now, time.time_ns())
+        until = time.monotonic_ns() + SLICE
+        for text in self._texts:
+            self._made.append(text)
+            if time.monotonic_ns() > until:
+                return
+        made, self._made, self._texts = self._made, [], None
+        self._writer = threading.Thread(target=self._write, args=(made,), daemon=True)
+        self._writer.start()
+
+    def close(self, ruleset: Ruleset) -> None:
+        """The last writing, which is waited for."""
+        if self._writer is not None:
+            self._writer.join()
+        if ruleset.sets:
+            try:
+                write_members(self._directory, ruleset, time.monotonic_ns(), time.time_ns())
+            except OSError as error:
+                self._error = error
+        self._tell()
+
+    def _write(self, made: list[str]) -> None:
+        try:
+            _replace(self._directory, made)
+        except OSError as error:
+            self._error = error
+
+    def _tell(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            self._complain(f"sets not saved: {error.filename or self._directory}: {error.strerror}")
 
 
 def write_members(directory: str, ruleset: Ruleset, now: int, unix: int) -> None:
     """Writes the members of every dynamic set; times in nanoseconds. Raises OSError."""
+    _replace(directory, list(texts(ruleset, now, unix)))
+
+
+def _replace(directory: str, made: list[str]) -> None:
     path = os.path.join(directory, NAME)
     draft = f"{path}.new"
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-            json.dump(save(ruleset, now, unix), file)
+            file.writelines(made)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)

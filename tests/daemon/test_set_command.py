@@ -1,7 +1,9 @@
 """`ctfw set` and `ctfw reload --existing` against a real daemon, and what of the sets outlives it."""
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from daemon.running import OPEN, Datagrams, Running
 
 from ctfw import config
-from ctfw.service.members_file import NAME, read_members, write_members
+from ctfw.service.members_file import INTERVAL, NAME, SetsKeeper, read_members, write_members
 from lab.net import CLIENT, Network
 
 SECOND = 1_000_000_000
@@ -82,6 +84,32 @@ def test_the_file_gives_back_what_is_left(tmp_path: Path) -> None:
     late = _ruleset().ruleset
     read_members(str(tmp_path), late, 7 * SECOND, 1101 * SECOND)
     assert late.sets["banned"].members(7 * SECOND) == []
+
+
+def test_a_large_set_is_written_while_packets_come_without_making_them_wait(tmp_path: Path) -> None:
+    """In slices of a tick, the writing itself elsewhere: the disk may take as long as it likes."""
+    ruleset, after = _ruleset().ruleset, _ruleset().ruleset
+    now = time.monotonic_ns()
+    for number in range(20_000):
+        assert ruleset.sets["banned"].add(bytes([198, 18, number >> 8, number & 255]), 32, 0, now)
+    complaints: list[str] = []
+    keeper = SetsKeeper(str(tmp_path), complaints.append)
+    keeper.tick(ruleset, now)
+    assert not (tmp_path / NAME).exists()  # not yet due
+    os.mkfifo(tmp_path / f"{NAME}.new")  # a disk that does not answer, until somebody reads
+    ticks = 0
+    while keeper._writer is None:
+        keeper.tick(ruleset, now + INTERVAL + SECOND)
+        ticks += 1
+    assert ticks > 5
+    keeper.tick(ruleset, now + 3 * INTERVAL)  # while it waits for the disk, no second one begins
+    written = (tmp_path / f"{NAME}.new").read_text()
+    assert len(json.loads(written)["sets"]["banned"]) == 20_000
+    keeper.close(ruleset)
+    assert len(complaints) == 1  # a pipe cannot be synchronised
+    keeper.close(ruleset)
+    assert read_members(str(tmp_path), after, now, time.time_ns()) == []
+    assert len(after.sets["banned"].members(now)) == 20_000
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"time": 1, "sets": 3}', b"\xff\xfe", b"[" * 100_000])

@@ -1,12 +1,14 @@
 """What rules do beside accepting and dropping: reject, mark, log, track, add to a set, count, keep hours."""
 
+import json
+
 import pytest
 from engine import packets
 from ruleset.gateway import CLIENT, OTHER, SECOND, SERVER, Gateway, ack, answer, handshake, query, reply, syn
 
 from ctfw.ruleset import marks, verdict
 from ctfw.ruleset.schedule import Schedule
-from ctfw.service.members import MemberError, add, listing, remove, restore, save
+from ctfw.service.members import MemberError, add, listing, remove, restore, texts
 
 ALL = "  - {name: all, verdict: accept}\n"
 REPLIES = "  - {name: replies, state: [ESTABLISHED, RELATED], verdict: accept}\n"
@@ -143,7 +145,7 @@ def test_members_by_hand_survive_a_reload_and_a_restart() -> None:
     assert gateway.says(query(src=OTHER)) == "drop: banned"
     gateway.reload(rules)
     assert gateway.says(query(src=OTHER)) == "drop: banned"
-    saved = save(gateway.engine.ruleset, gateway.now, 1_000_000 * SECOND)
+    saved = json.loads("".join(texts(gateway.engine.ruleset, gateway.now, 1_000_000 * SECOND)))
     other = Gateway(rules)
     assert restore(other.engine.ruleset, saved, other.now, 1_000_030 * SECOND) == []
     (first, second) = listing(other.engine.ruleset, "banned", other.now)
