@@ -23,6 +23,7 @@ FULL: Final = {
     **QUICK,
     "hostile": "hostile senders",
     "million": "a million connections",
+    "latency": "latency: what delays a packet",
 }
 
 

@@ -5,6 +5,8 @@
  *   traffic echo PORT FLOWS            server: UDP on FLOWS ports from PORT on, and TCP on PORT
  *   traffic load HOST PORT FLOWS SIZE  client: datagrams over FLOWS flows; see below
  *   traffic ping HOST PORT COUNT       client: one datagram at a time; prints p50 and p99 in nanoseconds
+ *   traffic pace HOST PORT SECONDS RATE  client: so many datagrams a second, answered or not; prints p50, p99.9 and the
+ *                                      longest in nanoseconds, and how many were never answered
  *   traffic connect HOST PORT SECONDS  client: connect, byte there and back, close; prints how many a second
  *   traffic stream HOST PORT SECONDS   client: one TCP stream; prints bits a second
  *
@@ -178,6 +180,37 @@ static int ping(const char *host, int port, int count)
     return 0;
 }
 
+static int pace(const char *host, int port, double seconds, long rate)
+{
+    long count = (long)(seconds * rate), step = 1000000000L / rate, answered = 0;
+    long *sent = calloc(count, sizeof *sent), *took = calloc(count, sizeof *took);
+    int sock = open_socket(SOCK_DGRAM, host, port, 0);
+    long begun = now(), end = begun + count * step + 10000000000L, next = 0, number;
+
+    while (answered < count && now() < end) {
+        char data[9] = {'e'};
+        long left = next < count ? begun + next * step - now() : end - now();
+        struct pollfd readable = {sock, POLLIN, 0};
+        struct timespec wait = {left > 0 ? left / 1000000000L : 0, left > 0 ? left % 1000000000L : 0};
+        if (next < count && left <= 0) {
+            memcpy(data + 1, &next, sizeof next);
+            sent[next++] = now();
+            send(sock, data, sizeof data, 0);
+            continue;
+        }
+        if (ppoll(&readable, 1, &wait, NULL) > 0 && recv(sock, data, sizeof data, MSG_DONTWAIT) == sizeof data) {
+            memcpy(&number, data + 1, sizeof number);
+            if (number >= 0 && number < count)
+                took[answered++] = now() - sent[number];
+        }
+    }
+    if (!answered)
+        return fail("traffic: no answers");
+    qsort(took, answered, sizeof *took, by_value);
+    printf("%ld %ld %ld %ld\n", took[answered / 2], took[answered * 999L / 1000], took[answered - 1], count - answered);
+    return 0;
+}
+
 static int connections(const char *host, int port, double seconds)
 {
     struct linger at_once = {1, 0}; /* a reset: no end of a connection waits in TIME_WAIT */
@@ -227,6 +260,8 @@ int main(int argc, char **argv)
         return load(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
     if (!strcmp(mode, "ping") && argc > 4)
         return ping(argv[2], atoi(argv[3]), atoi(argv[4]));
+    if (!strcmp(mode, "pace") && argc > 5)
+        return pace(argv[2], atoi(argv[3]), atof(argv[4]), atol(argv[5]));
     if (!strcmp(mode, "connect") && argc > 4)
         return connections(argv[2], atoi(argv[3]), atof(argv[4]));
     if (!strcmp(mode, "stream") && argc > 4)
