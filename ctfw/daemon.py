@@ -70,6 +70,7 @@ from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
 from ctfw.service.offload import OffloadCare
 from ctfw.service.packet_log import PacketLog
+from ctfw.service.peers import Access
 from ctfw.service.pulse import Pulse
 from ctfw.service.record import Recorder
 from ctfw.service.reloading import Reloading
@@ -90,7 +91,7 @@ YOUNG: Final = 5_000  # objects after which a young collection is due; it then t
 class Options:
     """What the command line says. ``queue`` and ``copy_range``: None and 0 leave it to the rules and the interfaces.
 
-    ``state`` is the directory for what outlives the daemon, "" for none.
+    ``state`` is the directory for what outlives the daemon, "" for none; ``access`` who may use the control socket.
     """
 
     rules: str
@@ -101,6 +102,7 @@ class Options:
     copy_range: int = 0
     gso: bool = True
     state: str = ""
+    access: Access | None = None
 
 
 class Daemon:
@@ -128,7 +130,7 @@ class Daemon:
         self._offload = OffloadCare(self.engine, self._log_setting)
         self._keeper = TableKeeper(self._descriptors, self._notifier, self._journal, options.state)
         methods: dict[str, Method] = {}  # filled below: they speak of the queue, which is bound last
-        self._control = Control(options.socket, self._selector, methods, self._log_exception, READING)
+        self._control = Control(options.socket, self._selector, methods, self._log_exception, READING, options.access)
         try:
             self._kernel = take_queue(
                 self._number,

@@ -16,6 +16,7 @@ from ctfw.daemon import Daemon, Options
 from ctfw.service.client import socket_path
 from ctfw.service.journal import SINKS
 from ctfw.service.kernel_queue import MAX_RANGE, QueueError
+from ctfw.service.peers import access_of
 from ctfw.service.socket_file import ControlError
 
 DEFAULT_RULES: Final = "/etc/ctfw/rules.yaml"
@@ -48,6 +49,20 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         default=os.environ.get("STATE_DIRECTORY", ""),
         help="where the members of dynamic sets are kept over a restart (default: STATE_DIRECTORY, else nowhere)",
     )
+    parser.add_argument(
+        "--readers",
+        metavar="GROUP",
+        action="append",
+        default=[],
+        help="members of this group may ask at the control socket, and change nothing (may be given again)",
+    )
+    parser.add_argument(
+        "--writers",
+        metavar="GROUP",
+        action="append",
+        default=[],
+        help="members of this group may change things, too (default: the group that ctfw runs as)",
+    )
     parser.add_argument("--no-gso", action="store_true", help="have the kernel cut big packets before they come")
     _add_socket(parser)
     parser.set_defaults(handler=run)
@@ -55,6 +70,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """`ctfw run`; returns the exit code."""
+    try:
+        access = access_of(arguments.readers, arguments.writers)
+    except LookupError as error:
+        print(f"ctfw: run: {error}", file=sys.stderr)
+        return 2
     options = Options(
         rules=arguments.rules,
         socket=socket_path(arguments.socket),
@@ -64,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         copy_range=arguments.copy_range,
         gso=not arguments.no_gso,
         state=arguments.state,
+        access=access,
     )
     try:
         daemon = Daemon(options)

@@ -114,7 +114,7 @@ class Control:
         self._streams: set[_Client] = set()
         self._ready: deque[_Client] = deque()
         self._now = 0
-        self._listener, self._inode = listen(path)
+        self._listener, self._inode = listen(path, is_open=not self.access.is_usual())
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def step(self) -> bool:

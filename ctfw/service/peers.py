@@ -10,9 +10,11 @@ asked again at each request, because a reload may change which groups have them.
 
 from __future__ import annotations
 
+import grp
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,11 +41,33 @@ class Access:
     readers: frozenset[int] = frozenset()
     writers: frozenset[int] = field(default_factory=lambda: frozenset({os.getegid()}))
 
+    def is_usual(self) -> bool:
+        """True when only the daemon's own group has rights."""
+        return self.readers | self.writers <= {os.getegid()}
+
     def rights(self, peer: Peer) -> tuple[str, ...]:
         """What he may do: nothing, READ, or READ and WRITE."""
         if peer.uid in (0, os.geteuid()) or not self.writers.isdisjoint(peer.groups):
             return (READ, WRITE)
         return (READ,) if not self.readers.isdisjoint(peer.groups) else ()
+
+
+def access_of(readers: Sequence[str], writers: Sequence[str]) -> Access:
+    """Access for groups by name or number; without ``writers`` the daemon's own group writes. Raises LookupError."""
+    usual = Access()
+    return Access(
+        frozenset(_group(name) for name in readers),
+        frozenset(_group(name) for name in writers) if writers else usual.writers,
+    )
+
+
+def _group(name: str) -> int:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise LookupError(f"no such group: {name}") from None
 
 
 def peer_of(sock: socket.socket) -> Peer:

@@ -1,6 +1,8 @@
 """The file of the control socket: made before anything else, and gone when nobody listens.
 
 Its mode is 0660, so it belongs to the daemon's user and group: who is neither does not get as far as being turned away.
+Where other groups have rights too the mode is 0666, for a file has one group only; then the daemon itself turns away
+who has none.
 A file that a daemon left behind when it was killed is replaced; one that somebody listens at never is.
 """
 
@@ -20,13 +22,16 @@ class ControlError(Exception):
     """The socket cannot be made."""
 
 
-def listen(path: str) -> tuple[socket.socket, int]:
-    """Make the socket file, in the place of one that nobody listens at any more; the listener and the file's inode."""
+def listen(path: str, is_open: bool = False) -> tuple[socket.socket, int]:
+    """Make the socket file, in the place of one that nobody listens at any more; the listener and the file's inode.
+
+    ``is_open``: everybody may connect. Raises ControlError.
+    """
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
         _remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        before = os.umask(0o117)  # the mode from the first moment on, not a moment later
+        before = os.umask(0o111 if is_open else 0o117)  # the mode from the first moment on, not a moment later
         try:
             listener.bind(path)
         finally:
