@@ -369,6 +369,12 @@ FAMILIES: Final = (
         "1 while rules are in force that are still to be confirmed.",
         lambda p: int(p.reloading.trial is not None),
     ),
+    _plain(
+        "ctfw_panic",
+        GAUGE,
+        "1 while everything is dropped by hand.",
+        lambda p: int(p.reloading.panic.left() is not None),
+    ),
     _plain("ctfw_config_generation", GAUGE, "Of the rules in force.", lambda p: int(p.engine.ruleset.generation)),
     # The log, the control socket, the flight recorder.
     _plain("ctfw_log_packet_lines_total", COUNTER, "Lines about packets.", lambda p: p.packet_log.lines),

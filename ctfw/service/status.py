@@ -4,7 +4,7 @@ Owns the parts of the running daemon that figures are read from (``Parts``, whic
 them, and the judgement of its health. Health is about now: what went wrong within the last minute, or is wrong still.
 A counter that grew last week is for metrics; whoever looks at `status` at night wants to know whether to get up.
 
-* ``failing``: packets wait and nothing moves, or none comes because the hook is gone.
+* ``failing``: packets wait and nothing moves, none comes because the hook is gone, or all is shut by hand.
 * ``degraded``: packets are judged, but something is lost, refused, or not as the admin wrote it.
 * ``ok``: neither.
 """
@@ -159,6 +159,9 @@ def health(told: dict[str, Any]) -> tuple[str, list[str]]:
     waiting = queue["kernel"]["waiting"] if queue["kernel"] is not None else 0
     if waiting and told["progress"] * SECOND > PATIENCE:
         failing.append(f"{waiting} packets wait and nothing has moved for {told['progress']:.1f} s")
+    panic = told["rules"]["panic"]
+    if panic is not None:
+        failing.append(f"panic: everything is dropped for {panic['seconds']} s more; `ctfw panic off` ends it")
     if told["unjudged"]["unhooked"]:
         failing.append(f"the kernel's rules that send packets here are gone: {GONE}")
     degraded = _of_rules(told["rules"]) + _of_policy(told) + _of_last_minute(told)

@@ -229,3 +229,9 @@ def test_the_last_good_rules_degrade_as_long_as_they_run(gateway: Gateway) -> No
         DEGRADED,
         ["the file's rules are broken, the last good ones are in force; see `ctfw check`"],
     )
+
+
+def test_panic_is_a_failure_for_whoever_looks_at_the_gateway(gateway: Gateway) -> None:
+    told = at(gateway, 1)
+    told["rules"]["panic"] = {"seconds": 60}
+    assert health(told) == (FAILING, ["panic: everything is dropped for 60 s more; `ctfw panic off` ends it"])
