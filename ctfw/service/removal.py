@@ -61,7 +61,11 @@ class Removal:
                 if not conn.status & DYING:
                     self._tracker.remove(conn, now)
                     removed += 1
-        self._tracker.killed.clear()
+        for number in range(self._tracker.killed.shards):
+            self._tracker.killed.forget(number, time.monotonic_ns())
+            if time.monotonic_ns() > until:
+                yield
+                until = time.monotonic_ns() + SLICE
         return {"removed": removed}
 
     def meets(self, params: dict[str, Any], session: Session) -> dict[str, bool]:

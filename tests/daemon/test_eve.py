@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -221,6 +223,23 @@ def test_a_full_disk_loses_records_and_says_so() -> None:
     log.write(b"{}")
     log.close(10)
     assert (log.written, log.lost, log.error) == (0, 1, "No space left on device")
+
+
+def test_a_line_that_did_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The file may grow to 1000 bytes, in the middle of a line."""
+    path = tmp_path / "eve.json"
+    path.write_bytes(b"{}\n" * 100)
+    program = (
+        f"import resource, sys; sys.path[:0] = {sys.path!r}; from ctfw.service.eve_file import EveFile\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"log = EveFile({str(path)!r})\n"
+        "for number in range(100): log.write(b'{\"number\": 1}')\n"
+        "log.close(10)\n"
+        "print(log.written, log.lost, log.error)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 100 File too large\n"
+    assert path.read_bytes() == b"{}\n" * 100
 
 
 def test_a_directory_that_is_not_there_is_tried_again(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def _timeless(printed: object) -> str:
     return re.sub(r"(?<='timeout': )\d+|(?<=[ \d]) \d+(?= [A-Zs])", "N", str(printed))
 
 
+def test_whether_packets_are_counted_is_told() -> None:
+    for acct in (0, 1):
+        gateway = Gateway(acct=acct)
+        gateway.now = time.monotonic_ns()
+        Udp(gateway).client()
+        ((page,),) = packed(gateway.tracker, Selection({}))
+        assert [told for _, told in unpacked(page)] == [bool(acct)]
+
+
 def test_gre_keeps_its_time_outs() -> None:
     from engine import packets
 
