@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,7 +161,9 @@ def test_ctfw_events_follows_a_running_daemon(net: Network, tmp_path: Path) -> N
         ):
             while good.answered() and (lines.poll() is None or objects.poll() is None):
                 good.client.close()  # a new connection each time, until both listen
-                good.client = Datagrams(net, OPEN + 1).client
+                with net.client:
+                    good.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                good.client.settimeout(0.5)
                 good.client.connect((SERVER, OPEN))
             out, err = lines.communicate(timeout=10)
             tuples = rf"src={CLIENT} dst={SERVER} sport=(\d+) dport={OPEN} "
