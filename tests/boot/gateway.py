@@ -56,7 +56,7 @@ def survivors(net: Network, count: int, system: System, *command: str) -> list[i
             time.sleep(PAUSE)
         assert process is not None and process.wait(30) == 0
         arrived: list[int] = []
-        path.server.settimeout(3)
+        path.server.settimeout(15)
         while len(arrived) < count:
             try:
                 arrived.append(int(path.server.recv(2048)))
