@@ -27,6 +27,7 @@ HOT = (
     "ctfw/ruleset/**/*.py",
     "ctfw/fragments.py",
     "ctfw/engine.py",
+    "ctfw/receive.py",
     "ctfw/nfqueue.py",
 )
 # Text for people, and package files that only import names: nothing a packet passes through.

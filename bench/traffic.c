@@ -11,7 +11,8 @@
  *   traffic stream HOST PORT SECONDS   client: one TCP stream; prints bits a second
  *
  * load first has every flow answered once, so that all are established, and says "ready". Then each line on its input
- * is a number: so many datagrams go out as fast as they can, unanswered, and "sent" says that they are out.
+ * is two numbers: so many datagrams, unanswered, and how many a second, 0 for as fast as they can go. They go in bursts
+ * of 32; "sent" says that they are out.
  *
  * The first byte says what the server does: 'e' wants an echo, 's' of a TCP connection takes all that comes and
  * answers with the number of bytes when it ends; other datagrams are swallowed.
@@ -121,7 +122,7 @@ static int load(const char *host, int port, int flows, int size)
     struct iovec data = {buffer, size};
     struct timeval patience = {2, 0};
     int sock = socket(AF_INET, SOCK_DGRAM, 0), next = 0;
-    long count;
+    long count, rate;
 
     setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     for (int i = 0; i < BURST; i++) {
@@ -138,12 +139,15 @@ static int load(const char *host, int port, int flows, int size)
     *buffer = 'x';
     puts("ready");
     fflush(stdout);
-    while (scanf("%ld", &count) == 1) {
-        while (count > 0) {
+    while (scanf("%ld %ld", &count, &rate) == 2) {
+        long begun = now(), sent = 0;
+        while (sent < count) {
             for (int i = 0; i < BURST; i++)
                 to[i].sin_port = htons(port + next++ % flows);
-            int sent = sendmmsg(sock, burst, BURST, 0);
-            count -= sent > 0 ? sent : 0;
+            int more = sendmmsg(sock, burst, BURST, 0);
+            sent += more > 0 ? more : 0;
+            while (rate && (now() - begun) / 1e9 * rate < sent)
+                ; /* a sleep would be longer than a burst lasts */
         }
         puts("sent");
         fflush(stdout);

@@ -22,7 +22,8 @@ Who lives where, lowest first; a module imports only what stands above it in thi
 ``ruleset/``        compiled rules and their evaluation; an index over them; chains, sets, limits, effects
 ``fragments``       later fragments get what their first one got
 ``engine``          bytes -> verdict
-``nfqueue``         the kernel's queue: receive, give verdicts, count every loss
+``receive``         several datagrams of a socket by one call
+``nfqueue``         the kernel's queue: read it, give verdicts, count every loss
 ``config/``         YAML -> settings, rules and their tests; packets in words; lint; the only importer of yaml
 ``service/``        control socket, journal, sd_notify, records of packets, the kernel's side (hook), doctor
 ``tools/``          what people ask: explain, rule tests, replay, import, comparisons; the only importers of scapy

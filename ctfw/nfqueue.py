@@ -4,9 +4,9 @@ Owns the netlink messages of NFQUEUE (linux/netfilter/nfnetlink_queue.h) on a so
 configured (service/kernel_queue.py does that), and the rule that every packet read is answered exactly once, whatever
 happens in between.
 
-The way of one ``process``: recv, one message per packet, until the socket is empty or the budget is used up;
-each packet goes to ``engine.handle`` and its verdict joins the pending ones; these are sent when BATCH of them wait or
-when the socket is empty, so that a busy gateway pays one send for many packets and an idle one waits for none.
+The way of one ``process``: read what waits, one message per packet and up to BATCH by one call, until the socket is
+empty or the budget is used up; each packet goes to ``engine.handle`` and its verdict joins the pending ones; these are
+sent after each read. So a busy gateway pays one read and one send for many packets, and an idle one waits for none.
 
 Why a batch verdict can stand for all: the kernel numbers the packets of a queue in the order in which it sends them,
 and a batch verdict answers every waiting packet up to its number. So a run of equal verdicts (that
@@ -36,10 +36,11 @@ from mypy_extensions import i64
 
 from ctfw.engine import Engine, Judgement
 from ctfw.packet import OUTPUT, POSTROUTING, TCP
+from ctfw.receive import HEAD, Receiver
 from ctfw.ruleset.verdict import ACCEPT, DROP
 
 FIRST: Final = 2  # packets of each direction of a connection that tell something about it
-BATCH: Final = 32  # verdicts per send; beyond that a send is a few percent of what its packets cost
+BATCH: Final = 64  # packets per read and verdicts per send; beyond that a call is a percent of what its packets cost
 MAX_NAMES: Final = 4096
 
 PACKET_MESSAGE: Final = 3 << 8  # NFNL_SUBSYS_QUEUE, NFQNL_MSG_PACKET
@@ -73,10 +74,10 @@ UNVERIFIED: Final = "unverified"
 PARTIAL: Final = "partial"
 
 # Netlink's own header fields are in the order of the host, everything of NFQUEUE in that of the network.
-_LOW: Final = 0 if sys.byteorder == "little" else 1
-_HIGH: Final = 1 - _LOW
-_LOW_HALF: Final = 2 * _LOW
-_HIGH_HALF: Final = 2 * _HIGH
+_LOW: Final[i64] = 0 if sys.byteorder == "little" else 1
+_HIGH: Final[i64] = 1 - _LOW
+_LOW_HALF: Final[i64] = 2 * _LOW
+_HIGH_HALF: Final[i64] = 2 * _HIGH
 
 # data, length, now, hook, indev, outdev, mark, checksum
 Record = Callable[[bytes, int, int, int, str, str, int, str], None]
@@ -179,7 +180,7 @@ class Queue:
         self.idle: bool = False  # the last process left the socket empty
 
         self._sock = sock
-        self._buffer: int = buffer
+        self._receiver = Receiver(sock, buffer, BATCH)
         self._message: Message = Message()
         self._last_id: i64 = 0
         self._unidentified: bool = False
@@ -203,21 +204,39 @@ class Queue:
         done: i64 = 0
         while done < budget:
             try:
-                data = self._sock.recv(self._buffer)
-            except BlockingIOError:
-                self.idle = True
-                break
+                got: i64 = self._receiver.read(budget - done)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self.overruns += 1
-                data = b""
-            done += 1
-            self._datagram(data, now)
-            if self.pending >= BATCH and not self.flush():
+                done += 1
+                continue
+            if got == 0:
+                self.idle = True
                 break
-        self.flush()
+            self._read(got, now)
+            done += got
+            if not self.flush():
+                break
+            if got == 1 and done < budget:
+                # The read has seen the socket empty, and packets come one by one: the next one is not here yet.
+                self.idle = True
+                break
         return done
+
+    def _read(self, count: i64, now: i64) -> None:
+        """Goes through the datagrams of the last read."""
+        receiver = self._receiver
+        heads = receiver.heads
+        sizes = receiver.sizes
+        i: i64 = 0
+        while i < count:
+            size: i64 = sizes[i]
+            if size <= HEAD:
+                self._datagram(heads, i * HEAD, i * HEAD + size, now)
+            else:
+                self._datagram(receiver.whole(i, size), 0, size, now)
+            i += 1
 
     def flush(self) -> bool:
         """Send the pending verdicts. False: the kernel has no memory for them now, they stay pending."""
@@ -248,16 +267,15 @@ class Queue:
         self._last_id = last
         now: i64 = time.monotonic_ns()
         for data in fresh:
-            self._datagram(data, now)
+            self._datagram(data, 0, len(data), now)
         self.flush()
 
     def refresh_names(self) -> None:
         """Ask the kernel for the names of the interfaces again: they can be renamed."""
         self._names = dict(socket.if_nameindex())
 
-    def _datagram(self, data: bytes, now: i64) -> None:
-        at: i64 = 0
-        total: i64 = len(data)
+    def _datagram(self, data: bytes, at: i64, total: i64, now: i64) -> None:
+        """The messages in data[at:total]."""
         while total - at >= _HEADER:
             size: i64 = _host16(data, at + _LOW_HALF) | _host16(data, at + _HIGH_HALF) << 16
             kind: i64 = _host16(data, at + 4)

@@ -20,7 +20,18 @@ import ctfw
 PACKAGE = Path(ctfw.__file__).parent
 
 # What packets pass through, and what among it only prints.
-HOT_PARTS = {"reason", "packet", "checksum", "packet_text", "conntrack", "ruleset", "fragments", "engine", "nfqueue"}
+HOT_PARTS = {
+    "reason",
+    "packet",
+    "checksum",
+    "packet_text",
+    "conntrack",
+    "ruleset",
+    "fragments",
+    "engine",
+    "receive",
+    "nfqueue",
+}
 COLD = {"ctfw.packet_text", "ctfw.conntrack.record"}
 
 # What a hot module may import from elsewhere: nothing that reads a clock, a file or the network, or that parses text.
@@ -29,6 +40,7 @@ SOMEWHERE = {
     "ctfw.ruleset.schedule": {"datetime", "time"},  # what a second that it is told is called on the wall's clock
     "ctfw.conntrack.image": {"struct"},  # bytes are what it makes
     "ctfw.nfqueue": {"errno", "socket", "sys", "time"},  # the shell: it reads the queue and the clock
+    "ctfw.receive": {"ctypes", "errno", "os", "socket", "struct"},  # the shell, too: the system call
 }
 
 # Only these import what is slow to load or to use.

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from ctfw.engine import Judgement
 from ctfw.nfqueue import BATCH, Message, Queue
 from ctfw.packet import FORWARD, INPUT, OUTPUT
+from ctfw.receive import HEAD
 
 LO = socket.if_nametoindex("lo")
 NOT_VERIFIED, NOT_READY, GSO = 4, 1, 2
@@ -134,6 +135,29 @@ def test_a_raising_observer_does_not_change_the_verdict() -> None:
     queue.process(100)
     assert kernel.obey() == {1: ACCEPT}
     assert queue.errors == 1
+
+
+def test_idle_is_an_empty_socket_and_not_a_budget_used_up() -> None:
+    kernel = FakeKernel()
+    queue = kernel.queue()
+    kernel.give(GOOD, GOOD, GOOD)
+    assert (queue.process(1), queue.idle) == (1, False)
+    assert (queue.process(2), queue.idle) == (2, False)
+    assert (queue.process(2), queue.idle) == (0, True)
+    kernel.give(GOOD)
+    assert (queue.process(2), queue.idle) == (1, True)
+
+
+@pytest.mark.parametrize("size", [HEAD - 4, HEAD, HEAD + 4, BUFFER - 4, BUFFER])
+def test_messages_of_any_length_are_read_whole(size: int) -> None:
+    kernel = FakeKernel()
+    queue = kernel.queue()
+    seen = recorded(queue)
+    sent = [bytes([number]) * (size - len(packet_message(1, b""))) for number in range(3)]
+    for payload in sent:
+        kernel.give_raw(packet_message(kernel.next_id(), payload))
+    queue.process(100)
+    assert [data for data, *_ in seen] == sent
 
 
 class Stubborn(socket.socket):
