@@ -17,7 +17,7 @@ from mypy_extensions import i64
 
 from ctfw.conntrack import tcp
 from ctfw.conntrack.conn import Conn
-from ctfw.conntrack.table import SHARDS, Table
+from ctfw.conntrack.table import Table
 from ctfw.packet import TCP, Packet
 
 QUIET: Final = 300_000_000_000  # longer than any pause between two retransmissions
@@ -33,7 +33,6 @@ class Killed:
 
     def __init__(self, secret: bytes) -> None:
         self.count: i64 = 0
-        self.shards: int = SHARDS
         self._table = Table(secret)
 
     def add(self, conn: Conn, tell: bool, now: i64, most: i64) -> None:
@@ -81,13 +80,16 @@ class Killed:
         self._table.sweep(now)
         self.count = len(self._table)
 
-    def forget(self, shard: int, now: i64) -> None:
-        """Forgets those of one shard (0 to ``shards`` - 1): their packets are judged like others."""
-        for entry in self._table.shard(shard):
-            self._table.remove(entry, now)
+    def shard(self, number: int) -> list[Conn]:
+        """The entries of one shard, as those of a Table."""
+        return self._table.shard(number)
+
+    def remove(self, entry: Conn, now: i64) -> None:
+        """Forgets one of them: its packets are judged like others."""
+        self._table.remove(entry, now)
         self.count = len(self._table)
 
     def clear(self) -> None:
         """Forgets them all, at once."""
-        for shard in range(SHARDS):
-            self.forget(shard, 0)
+        self._table.clear(0)
+        self.count = 0

@@ -48,24 +48,21 @@ class Removal:
 
     def flush(self, params: dict[str, Any], session: Session) -> Generator[None, None, dict[str, int]]:
         """Forgets every connection, and what was killed before; how many connections that were."""
-        table = self._tracker.table
+        tracker, killed = self._tracker, self._tracker.killed
         removed = 0
         until = time.monotonic_ns() + SLICE
-        for number in range(table.shards):
-            for looked, conn in enumerate(table.shard(number)):
-                now = time.monotonic_ns()
-                if looked % LOOK == 0 and now > until:
-                    yield
+        for shard, remove in ((tracker.table.shard, tracker.remove), (killed.shard, killed.remove)):
+            for number in range(tracker.table.shards):
+                conns = shard(number)
+                while conns:
                     now = time.monotonic_ns()
-                    until = now + SLICE
-                if not conn.status & DYING:
-                    self._tracker.remove(conn, now)
-                    removed += 1
-        for number in range(self._tracker.killed.shards):
-            self._tracker.killed.forget(number, time.monotonic_ns())
-            if time.monotonic_ns() > until:
-                yield
-                until = time.monotonic_ns() + SLICE
+                    if len(conns) % LOOK == 0 and now > until:
+                        yield
+                        now = time.monotonic_ns()
+                        until = now + SLICE
+                    before = len(tracker.table)
+                    remove(conns.pop(), now)  # popped, so that it is freed here and not with thousands of others
+                    removed += before - len(tracker.table)
         return {"removed": removed}
 
     def meets(self, params: dict[str, Any], session: Session) -> dict[str, bool]:
@@ -102,7 +99,9 @@ class Removal:
     def _living(self) -> Iterator[tuple[Conn, int]]:
         table = self._tracker.table
         for number in range(table.shards):
-            for conn in table.shard(number):
+            conns = table.shard(number)
+            while conns:
+                conn = conns.pop()  # see flush
                 now = time.monotonic_ns()
                 if conn.expires > now and not conn.status & DYING:
                     yield conn, now
