@@ -114,7 +114,8 @@ class System:
         number = self.stage / "pid"
         self._until(number.exists)
         self.pid = int(number.read_text())
-        self._until(lambda: os.readlink(f"/proc/{self.pid}/exe") == os.path.realpath(SYSTEMD))
+        # At the end of the name: in a chroot it begins with where that is.
+        self._until(lambda: os.readlink(f"/proc/{self.pid}/exe").endswith(os.path.realpath(SYSTEMD)))
         self._until(self.path("/run/systemd/private").is_socket)
         self.state = self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
         if self.state not in ("running", "degraded"):
