@@ -56,7 +56,7 @@ def test_a_reader_that_leaves_is_told_nothing() -> None:
             def __exit__(self, *error): pass
             def pages(self, *arguments, **more): return iter(["x" * 1000] * 1000)
         inspect.Client = Endless
-        sys.exit(main(["list"]))
+        sys.exit(main(["list", "--expect"]))
     """
     with subprocess.Popen(
         [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -75,7 +75,7 @@ def test_ctrl_c_is_130() -> None:
         from ctfw.cli import main, inspect
         def interrupted(*arguments): raise KeyboardInterrupt
         inspect.Client = interrupted
-        sys.exit(main(["list"]))
+        sys.exit(main(["list", "--expect"]))
     """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
