@@ -28,6 +28,7 @@ Who lives where, lowest first; a module imports only what stands above it in thi
 ``service/``        control socket, journal, sd_notify, records of packets, the kernel's side (hook), doctor
 ``tools/``          what people ask: explain, rule tests, replay, import, comparisons; the only importers of scapy
 ``daemon``          the event loop that holds queue, control socket, signals and ticks together
+``workers/``        several daemons, one a queue: what they tell each other, and one control socket for all
 ``cli/``            the command, one file per family of sub-commands
 ==================  ====================================================================================================
 

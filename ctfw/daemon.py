@@ -64,7 +64,7 @@ from ctfw.service.kinds import (
     STATE_REFUSED,
     STOPPED,
 )
-from ctfw.service.last_good import LastGood
+from ctfw.service.last_good import Begun, LastGood
 from ctfw.service.members_file import SetsKeeper, read_members
 from ctfw.service.methods import READING, Methods
 from ctfw.service.networks import broadcast_networks
@@ -77,6 +77,7 @@ from ctfw.service.record import Recorder
 from ctfw.service.reloading import Reloading
 from ctfw.service.removal import Removal
 from ctfw.service.session import Method
+from ctfw.service.team import Team
 from ctfw.service.textfile import Textfile
 from ctfw.tools import explain_live, rule_tests
 
@@ -109,10 +110,19 @@ class Options:
 class Daemon:
     """A firewall ready to run. The constructor raises config.ConfigError, OSError, ControlError or QueueError."""
 
-    def __init__(self, options: Options, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        options: Options,
+        environment: Mapping[str, str] = os.environ,
+        team: Team | None = None,
+        begun: Begun | None = None,
+    ) -> None:
         self._options = options
+        self._team = team
+        load = rule_tests.load if team is None else team.load
         last_good = LastGood(options.state)
-        begun = last_good.begin(options.rules, rule_tests.load)
+        if begun is None:
+            begun = last_good.begin(options.rules, load)
         loaded = begun.config
         self._notifier = Notifier(environment)
         self._descriptors = Descriptors(environment)
@@ -123,6 +133,8 @@ class Daemon:
 
         self._tracker = ConnTrack(loaded.settings, _secret())
         self.engine = Engine(self._tracker, loaded.ruleset)
+        if team is not None:
+            team.join(self.engine)
         self._selector = selectors.EpollSelector()
         # The queue's socket, and the selector with all the others as one descriptor more: what Python's selectors do
         # about an event costs as much as a packet or two.
@@ -132,7 +144,9 @@ class Daemon:
         self._flight.configure(loaded.recorder)
         self._heat = Heat(self.engine, self._started)
         self._offload = OffloadCare(self.engine, self._log_setting)
-        self._keeper = TableKeeper(self._descriptors, self._notifier, self._journal, options.state)
+        # After a stop or a reboot the kernel's hash may send a connection to another worker than before.
+        directory = options.state if team is None else ""
+        self._keeper = TableKeeper(self._descriptors, self._notifier, self._journal, directory)
         methods: dict[str, Method] = {}  # filled below: they speak of the queue, which is bound last
         self._control = Control(options.socket, self._selector, methods, self._log_exception, READING, options.access)
         try:
@@ -149,7 +163,10 @@ class Daemon:
             self._control.close()
             raise
         self.queue = Queue(self._kernel.sock, self._number, self.engine, _error_verdict(loaded), self._kernel.buffer)
-        self._account = Account(self.queue, self._kernel, os.path.dirname(self._control.path))
+        if team is None:
+            self._account = Account(self.queue, self._kernel, os.path.dirname(self._control.path))
+        else:
+            self._account = Account(self.queue, self._kernel, "", team.handed_over)
         self._aside = Aside(self._turn_aside)
         self._reloading = Reloading(
             begun,
@@ -157,7 +174,7 @@ class Daemon:
             self.engine,
             self._aside,
             last_good,
-            rule_tests.load,
+            load,
             self._put,
             self._facts,
             self._notifier,
@@ -203,6 +220,8 @@ class Daemon:
             metrics=metrics.method(self._parts),
             directions=directions.method(self.engine),
         )
+        if team is not None:
+            methods.update(team.methods())
         audit = Audit(self._journal)
         methods.update(audit.watched(methods))
         self._control.refused = audit.refused
@@ -222,6 +241,8 @@ class Daemon:
             while not self._stopping:
                 self._turn()
                 self._reloading.work()
+                if self._team is not None:
+                    self._team.work(self._aside)
         finally:
             self._stop()
         return 0
@@ -238,6 +259,9 @@ class Daemon:
         self._account.begin()
         self._ready.register(self._kernel.sock, select.EPOLLIN)
         self._ready.register(self._selector, select.EPOLLIN)
+        if self._team is not None:
+            for sock in self._team.sockets():
+                self._selector.register(sock, selectors.EVENT_READ, self._team.serve)
         self._offload.start(time.monotonic_ns())
         self._take_signals()
         for note in self._kernel.notes:
@@ -316,6 +340,8 @@ class Daemon:
         self.engine.ruleset.tick(now, time.time_ns())
         self._flight.tick(now)
         self._heat.tick(now)
+        if self._team is not None:
+            self._team.tick()
         self._offload.tick(now)
         self._control.tick(now)
         self._keeper.step(now)
@@ -416,6 +442,8 @@ class Daemon:
             self._kernel.set_flags(gso=self._options.gso, fail_open=fail_open)
         self._tracker.reconfigure(new.settings)
         self.engine.ruleset = new.ruleset
+        if self._team is not None:
+            self._team.adopt(new.ruleset)
         self._look_around()
         self._flight.configure(new.recorder)
         self._textfile.configure(new.metrics)

@@ -151,6 +151,9 @@ class Engine:
         ``now`` is in nanoseconds, from the same clock at each call. ``mac`` is the source of the frame that brought it,
         6 bytes where there is one; only rules that ask for it (``ruleset.asks_mac``) need it.
         """
+        siblings = self.tracker.siblings
+        if siblings is not None:
+            siblings.catch_up()
         judgement = self._judgement
         judgement.log = False
         judgement.logs = _NO_RULES

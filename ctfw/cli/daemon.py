@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Final
 
 from ctfw import config
-from ctfw.daemon import Daemon, Options
+from ctfw.daemon import Options
 from ctfw.service.client import socket_path
 from ctfw.service.journal import SINKS
 from ctfw.service.kernel_queue import MAX_RANGE, QueueError
 from ctfw.service.peers import access_of
 from ctfw.service.socket_file import ControlError
+from ctfw.workers.supervisor import begin
 
 DEFAULT_RULES: Final = "/etc/ctfw/rules.yaml"
 
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         access=access,
     )
     try:
-        daemon = Daemon(options)
+        daemon = begin(options)
     except config.ConfigError as error:
         color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
         for problem in error.problems:

@@ -58,6 +58,7 @@ class Config:
         self.tests: list[RuleTest] = []  # what it says about itself; tools/rule_tests holds it to it
         self.warnings: list[Problem] = []
         self.stored = Stored()  # what it was made of
+        self.workers = 1  # each with a queue of its own, from ``queue`` on
 
 
 def load(
@@ -133,6 +134,9 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
     settings = _settings(fields, report)
     failure = read_failure(_section(fields, "failure"), report)
     queue = _section(fields, "queue").get("number", 0)
+    workers = _section(fields, "queue").get("workers", 1)
+    if queue + workers > 1 << 16:
+        report.error(_section(fields, "queue").place("workers"), f"there is no queue {queue + workers - 1}")
     hook = read_hook(_section(fields, "hook"), report)
     metrics = read_metrics(_section(fields, "metrics"), report)
     eve = read_eve(_section(fields, "eve"), report) if "eve" in fields.values else None
@@ -158,6 +162,7 @@ def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, a
     config = Config(path, queue, settings, failure, ruleset)
     config.files = files.paths
     config.stored = files.stored
+    config.workers = workers
     config.tests = tests.found
     config.hook = hook
     config.metrics = metrics

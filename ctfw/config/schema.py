@@ -227,7 +227,11 @@ POLICY = Section(
     Key("output", Kind.VERDICT, "for packets from the gateway that no rule matched"),
 )
 
-QUEUE = Section("queue", Key("number", Kind.NUMBER, "the NFQUEUE to read; 0 unless given", high=65535))
+QUEUE = Section(
+    "queue",
+    Key("number", Kind.NUMBER, "the NFQUEUE to read, with workers the first one; 0 unless given", high=65535),
+    Key("workers", Kind.NUMBER, "processes that share the packets, a queue each; 1 unless given", low=1, high=16),
+)
 
 KEEP_SSH = Section(
     "keep_ssh",

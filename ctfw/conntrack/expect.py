@@ -21,6 +21,7 @@ from mypy_extensions import i64
 from ctfw import reason
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.settings import HELPER_NAMES
+from ctfw.conntrack.siblings import Siblings
 from ctfw.conntrack.state import CONFIRMED, DYING
 from ctfw.packet import address_size
 
@@ -101,6 +102,7 @@ class Expectations:
         self._by_master: dict[Conn, list[Expectation]] = {}
         self.count: i64 = 0
         self.created: i64 = 0
+        self.siblings: Siblings | None = None
 
     def all(self) -> list[Expectation]:
         """Those whose master is still there; some may have expired."""
@@ -130,6 +132,10 @@ class Expectations:
                 return one
         return None
 
+    def expecting(self, target: bytes, now: i64) -> list[Expectation]:
+        """Those for this protocol, destination, port and zone (as in a key) that are not over."""
+        return [one for one in self._by_target.get(target, []) if not one.is_over(now)]
+
     def add(self, one: Expectation, limit: i64, now: i64, known_elsewhere: bool = False) -> i64:
         """Adds ``one``: ADDED, or why not: KNOWN, OVERLAPS, FULL. ``limit``: how many there may be in all.
 
@@ -145,6 +151,12 @@ class Expectations:
                 self.remove(other)
             elif other.overlaps(one):
                 return OVERLAPS
+        siblings = self.siblings
+        if siblings is not None:
+            answer = siblings.clash(target, one.src, one.prefix, one.sport, known_elsewhere, now)
+            if answer != 0:
+                return answer
+            limit -= siblings.expected_elsewhere(self.count)
         self._make_room(one, now)
         if self.count >= limit:
             self.sweep(now)
@@ -154,6 +166,8 @@ class Expectations:
         self._by_master.setdefault(one.master, []).append(one)
         self.count += 1
         self.created += 1
+        if siblings is not None:
+            siblings.announce(target, one.src, one.prefix, one.sport)
         return ADDED
 
     def require(self, one: Expectation, limit: i64, now: i64) -> i64:

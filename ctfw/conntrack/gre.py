@@ -15,6 +15,7 @@ from mypy_extensions import i64
 
 from ctfw.conntrack.conn import Conn, GreTrack
 from ctfw.conntrack.settings import Settings
+from ctfw.conntrack.siblings import Siblings
 from ctfw.conntrack.state import ASSURED, CONFIRMED, DYING, SEEN_REPLY
 from ctfw.packet import Packet, address_size
 
@@ -58,6 +59,7 @@ class Calls:
         self._by_key: dict[bytes, list[Call]] = {}
         self._by_master: dict[Conn, list[Call]] = {}
         self.count: i64 = 0
+        self.siblings: Siblings | None = None
 
     def complete(self, key: bytes, now: i64) -> bytes:
         """``key`` of an enhanced GRE packet with the sender's call id filled in, if it is known."""
@@ -87,13 +89,19 @@ class Calls:
                 self.remove_master(master)
                 return False
             return True
+        self.note(master, keys)
+        if self.siblings is not None:
+            self.siblings.tell_call(master, keys)
+        return True
+
+    def note(self, master: Conn, keys: list[bytes]) -> None:
+        """Notes both directions of a call of ``master``, of which none is known."""
         at = 1 + 2 * address_size(keys[0])
-        calls = [Call(bare[i], keys[i][at : at + 2], master) for i in range(2)]
+        calls = [Call(_without_sender(keys[i]), keys[i][at : at + 2], master) for i in range(2)]
         self._by_master[master] = calls
         for call in calls:
             self._by_key.setdefault(call.key, []).append(call)
         self.count += 2
-        return True
 
     def all(self) -> list[list[Call]]:
         """Both directions of every call."""
@@ -105,7 +113,13 @@ class Calls:
             call.tunnel = tunnel
 
     def remove_master(self, master: Conn) -> None:
-        """Forgets the call of ``master``."""
+        """Forgets the call of ``master``, here and wherever it was told."""
+        if self.siblings is not None and master in self._by_master:
+            self.siblings.forget_call(master)
+        self.drop(master)
+
+    def drop(self, master: Conn) -> None:
+        """Forgets the call of ``master`` here."""
         calls = self._by_master.get(master)
         if calls is None:
             return

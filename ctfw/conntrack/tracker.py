@@ -23,6 +23,7 @@ from ctfw.conntrack.helpers.inspect import inspect
 from ctfw.conntrack.helpers.pptp import end_call
 from ctfw.conntrack.killed import Killed
 from ctfw.conntrack.settings import PPTP, Settings
+from ctfw.conntrack.siblings import Siblings
 from ctfw.conntrack.state import (
     CONFIRMED,
     DYING,
@@ -95,6 +96,7 @@ class ConnTrack:
         self.killed = Killed(secret)
         self._expectations = Expectations()
         self._calls = gre.Calls()
+        self.siblings: Siblings | None = None
         self.zoned: bool = len(settings.zones) != 0
         self.zone: bytes = b""
         self.leniency: i64 = (
@@ -251,6 +253,13 @@ class ConnTrack:
         self.killed.clear()
         self._expectations.clear()
         self._calls = gre.Calls()
+        self._calls.siblings = self.siblings
+
+    def join(self, siblings: Siblings) -> None:
+        """From now on this tracker is one of several that share the traffic."""
+        self.siblings = siblings
+        self._expectations.siblings = siblings
+        self._calls.siblings = siblings
 
     def reconfigure(self, settings: Settings) -> None:
         """New settings from the next packet on. What a connection was given by the old ones it keeps."""
@@ -305,7 +314,11 @@ class ConnTrack:
         settings = self.settings
         if settings.per_source != 0 and self.table.count_of_source(packet.key) >= settings.per_source:
             return self._refuse(packet, reason.SOURCE_FULL)
-        if settings.max != 0 and len(self.table) >= settings.max:
+        siblings = self.siblings
+        entries: i64 = len(self.table)
+        if siblings is not None and settings.max != 0:
+            entries += siblings.elsewhere(entries + 1)  # with the one to come: others may be adding theirs just now
+        if settings.max != 0 and entries >= settings.max:
             if self.table.early_drop(now) is None:
                 return self._refuse(packet, reason.TABLE_FULL)
             self.stats.early_drop += 1
@@ -314,15 +327,21 @@ class ConnTrack:
         packet.direction = ORIGINAL
         packet.state = NEW
         expected = self._expectations.take(packet.key, now) if self._expectations.count else None
+        master: Conn | None = None
         if expected is not None:
-            conn.status = EXPECTED
-            conn.master = expected.master
-            conn.mark = expected.master.mark
+            master = expected.master
             conn.helper = expected.assign
+        elif siblings is not None:
+            master = siblings.take(packet.key, now)
+            conn.helper = siblings.assigned
+        if master is not None:
+            conn.status = EXPECTED
+            conn.master = master
+            conn.mark = master.mark
             packet.state = RELATED
             self.stats.expect_new += 1
             if packet.proto == GRE:
-                self._calls.fulfil(expected.master, conn)
+                self._calls.fulfil(master, conn)
                 other = self._expectations.find_exactly(reply_key, now)  # the call's other direction, now known
                 if other is not None:
                     self._expectations.remove(other)
@@ -386,6 +405,8 @@ class ConnTrack:
         if key == b"":
             return self._invalid(packet, reason.ICMP_ERROR_QUOTE)
         conn = self.table.find(key, now)
+        if conn is None and self.siblings is not None:
+            conn = self.siblings.find(key, now)
         if conn is None:
             return self._invalid(packet, reason.ICMP_ERROR_UNKNOWN)
         size = address_size(key)

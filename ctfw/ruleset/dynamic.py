@@ -16,12 +16,14 @@ from typing import Final
 
 from mypy_extensions import i64
 
+from ctfw.conntrack.siblings import Siblings
 from ctfw.ruleset.prefix import network
 from ctfw.ruleset.sets import AddressSet
 
 MOST: Final = 65536
 NEVER: Final = (1 << 62) - 1  # the end of a member that has none
 _SWEEP: Final = 4096  # members a tick
+_TOLD: Final = 1_000_000_000  # so much later an end has to be for siblings to hear of it
 _ROUND: Final = 10_000_000_000  # a sweep begins anew at most this often, in nanoseconds
 
 
@@ -33,6 +35,7 @@ class DynamicSet:
         self.ttl: i64 = ttl
         self.most: i64 = most
         self.refused: i64 = 0
+        self.siblings: Siblings | None = None  # are told what comes and goes
         self._count: i64 = 0
         # By prefix length: network -> when it ends. The lengths in use, for each family.
         self._ends4: list[dict[bytes, int]] = [{} for _ in range(33)]
@@ -61,6 +64,17 @@ class DynamicSet:
 
     def add(self, address: bytes, length: i64, ttl: i64, now: i64) -> bool:
         """Adds the network, or gives it a later end; False when the set is full. ``ttl`` 0: as the set says."""
+        before: i64 = self._ends(address, length).get(network(address, length), 0)
+        if not self.put(address, length, ttl, now):
+            return False
+        if self.siblings is not None:
+            end: i64 = self._ends(address, length)[network(address, length)]
+            if end - before >= _TOLD or before <= now:
+                self.siblings.tell_member(self.name, address, length, ttl, now)
+        return True
+
+    def put(self, address: bytes, length: i64, ttl: i64, now: i64) -> bool:
+        """``add``, and nobody is told."""
         ends = self._ends(address, length)
         member = network(address, length)
         if ttl == 0:
@@ -81,6 +95,12 @@ class DynamicSet:
 
     def remove(self, address: bytes, length: i64, now: i64) -> bool:
         """Takes the network out; False when it is not a member (a network within which it lies does not count)."""
+        if self.siblings is not None:
+            self.siblings.forget_member(self.name, address, length, now)
+        return self.take_out(address, length, now)
+
+    def take_out(self, address: bytes, length: i64, now: i64) -> bool:
+        """``remove``, and nobody is told."""
         ends = self._ends(address, length)
         end: i64 = ends.pop(network(address, length), 0)
         if end == 0:
@@ -124,12 +144,20 @@ class DynamicSet:
         for member, length in self._to_sweep[-_SWEEP:]:
             end: i64 = self._ends(member, length).get(member, NEVER)
             if end <= now:
-                self.remove(member, length, now)
+                self.take_out(member, length, now)
         del self._to_sweep[-_SWEEP:]
 
     def add_for_ever(self, address: bytes, length: i64, now: i64) -> bool:
         """Adds the network without an end, whatever the set says; False when it is full."""
-        if not self.add(address, length, 1, now):
+        if not self.put_for_ever(address, length, now):
+            return False
+        if self.siblings is not None:
+            self.siblings.tell_member(self.name, address, length, -1, now)
+        return True
+
+    def put_for_ever(self, address: bytes, length: i64, now: i64) -> bool:
+        """``add_for_ever``, and nobody is told."""
+        if not self.put(address, length, 1, now):
             return False
         self._ends(address, length)[network(address, length)] = NEVER
         return True

@@ -182,7 +182,10 @@ def end_call(conn: Conn, expectations: Expectations, calls: gre.Calls, table: Ta
     known = conn.helper_data
     if known is None:
         return
-    for key in _call_keys(conn, known):
+    keys = _call_keys(conn, known)
+    if calls.siblings is not None:
+        calls.siblings.end_call(keys)
+    for key in keys:
         tunnel = table.find(key, now)
         if tunnel is not None:
             table.remove(tunnel, now)

@@ -68,6 +68,7 @@ def make_plan(config: Config, queue: int | None = None) -> Plan:
     hook = config.hook
     return Plan(
         queue=config.queue if queue is None else queue,
+        workers=config.workers,
         bypass=config.failure["no_listener"] == "accept",
         chains=hook.chains,
         leave_alone=hook.leave_alone,
