@@ -14,7 +14,7 @@ All sequence numbers are modulo 2**32 and compare only through ``seq_after`` and
 
 from typing import Final
 
-from mypy_extensions import i64
+from mypy_extensions import i32, i64
 
 from ctfw import reason
 from ctfw.conntrack.conn import Conn, Side, TcpTrack
@@ -231,9 +231,9 @@ def track(conn: Conn, tcp: TcpTrack, packet: Packet, direction: i64, now: i64, s
             receiver.end = tcp.last_end
             receiver.maxend = tcp.last_end
             receiver.maxwin = tcp.last_win if tcp.last_win else 1
-            receiver.scale = tcp.last_scale
+            receiver.scale = i32(tcp.last_scale)
             tcp.last_flags &= ~_CHALLENGE
-            receiver.flags = tcp.last_flags
+            receiver.flags = i32(tcp.last_flags)
             _clear(sender)
         else:
             _remember_ignored(tcp, packet, kind, direction, seq, ack, old, flags)
@@ -411,8 +411,8 @@ def _remember_ignored(
     if kind == SYN and direction == ORIGINAL:
         seen = Side()
         _read_syn_options(packet, seen)
-        tcp.last_flags = seen.flags & (_WINDOW_SCALE | _SACK_PERMITTED)
-        tcp.last_scale = seen.scale if seen.flags & _WINDOW_SCALE else 0
+        tcp.last_flags = i64(seen.flags & (_WINDOW_SCALE | _SACK_PERMITTED))
+        tcp.last_scale = i64(seen.scale) if seen.flags & _WINDOW_SCALE else 0
         if old == LAST_ACK:
             tcp.last_flags |= _CHALLENGE
     if old == SYN_SENT and kind == ACK and direction == REPLY:
@@ -500,7 +500,7 @@ def _check_window(
         return 0 if is_liberal else _OUTSIDE
 
     if not flags & _SYN:
-        win <<= sender.scale
+        win <<= i64(sender.scale)
     seen_win = win + ((sack - ack) & _MASK)
     if sender.maxwin < seen_win:
         sender.maxwin = seen_win
@@ -552,7 +552,7 @@ def _start_side(
             sender.scale = 0  # RFC 7323 section 2.2: both must offer it
             receiver.scale = 0
         return
-    scaled = win << sender.scale
+    scaled = win << i64(sender.scale)
     sender.end = end
     sender.maxwin = scaled if scaled else 1
     sender.maxend = (end + sender.maxwin) & _MASK
@@ -587,7 +587,7 @@ def _read_syn_options(packet: Packet, side: Side) -> None:
             return
         if option == 3 and size == 3:
             scale: i64 = data[at + 2]
-            side.scale = scale if scale <= MAX_SCALE else MAX_SCALE
+            side.scale = i32(scale if scale <= MAX_SCALE else MAX_SCALE)
             side.flags |= _WINDOW_SCALE
         elif option == 4 and size == 2:
             side.flags |= _SACK_PERMITTED

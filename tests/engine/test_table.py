@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ctfw import reason
 from ctfw.conntrack.settings import Settings
+from ctfw.conntrack.table import MOST_FREED, SHARDS
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.packet import decode
 
@@ -100,6 +101,15 @@ def test_one_step_of_sweeping_is_bounded() -> None:
     gateway.wait(30)
     gateway.tracker.sweep(gateway.now)
     assert 800 < len(gateway.tracker.table) < 1000
+
+
+def test_one_step_of_sweeping_frees_no_more_than_it_may() -> None:
+    gateway = Gateway()
+    lookups(gateway, *range(1, 6001))
+    gateway.wait(30)
+    assert gateway.tracker.table.sweep(gateway.now, SHARDS) == MOST_FREED
+    assert gateway.tracker.table.sweep(gateway.now, SHARDS) == 6000 - MOST_FREED
+    check_table(gateway.tracker.table)
 
 
 # Two packets of one connection at a time
