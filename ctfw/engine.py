@@ -14,6 +14,7 @@ from mypy_extensions import i64
 from ctfw import reason
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.events import RELOADED
+from ctfw.conntrack.siblings import is_behind
 from ctfw.conntrack.state import CONFIRMED, ESTABLISHED, NEW, STATE_NAMES, UNTRACKED
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.fragments import Datagram, Fragments, payload_size, place
@@ -152,7 +153,7 @@ class Engine:
         6 bytes where there is one; only rules that ask for it (``ruleset.asks_mac``) need it.
         """
         siblings = self.tracker.siblings
-        if siblings is not None:
+        if siblings is not None and is_behind(siblings):
             siblings.catch_up()
         judgement = self._judgement
         judgement.log = False

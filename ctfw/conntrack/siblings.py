@@ -20,6 +20,10 @@ class Siblings:
 
     def __init__(self) -> None:
         self.assigned: i64 = 0
+        # Where to see whether somebody has said something: these places of the page then differ from what was read.
+        self.page: memoryview | None = None
+        self.places: list[int] = []
+        self.read: list[int] = []
 
     def catch_up(self) -> None:
         """Takes note of all that the others have told by now. Ahead of each packet."""
@@ -64,3 +68,16 @@ class Siblings:
 
     def forget_member(self, name: str, address: bytes, length: i64, now: i64) -> None:
         """Tells the others of a member that was taken out of a dynamic set."""
+
+
+def is_behind(siblings: Siblings) -> bool:
+    """True when there may be something to catch up with. (A method would be looked up in the subclass each time.)"""
+    page = siblings.page
+    if page is None:
+        return True
+    places = siblings.places
+    read = siblings.read
+    for at in range(len(places)):
+        if page[places[at]] != read[at]:
+            return True
+    return False

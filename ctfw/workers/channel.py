@@ -37,15 +37,15 @@ def make(size: int) -> list[Channel]:
 
 
 class Channel:
-    """Worker ``number``'s end."""
+    """Worker ``number``'s end. ``places`` of the page say how much was sent to it, ``read`` how much it has read."""
 
     def __init__(self, number: int, size: int, page: memoryview[int], peers: dict[int, socket.socket]) -> None:
         self.others = list(peers)
-        self._page = page
+        self.page = page
         self._peers = peers
         self._sent = {other: number * size + other for other in peers}  # places in the page
-        self._incoming = [other * size + number for other in peers]
-        self._read = [0] * len(peers)
+        self.places = [other * size + number for other in peers]
+        self.read = [0] * len(peers)
         self._figures = size * size + number * _FIGURES
         self._their_figures = [size * size + other * _FIGURES for other in peers]
         self._poll = select.poll()
@@ -61,9 +61,9 @@ class Channel:
             sock.close()
 
     def is_behind(self) -> bool:
-        page = self._page
-        for at, place in enumerate(self._incoming):
-            if page[place] != self._read[at]:
+        page = self.page
+        for at, place in enumerate(self.places):
+            if page[place] != self.read[at]:
                 return True
         return False
 
@@ -72,7 +72,7 @@ class Channel:
             self._peers[to].send(message)
         except OSError:  # no room, or nobody there any more
             return False
-        self._page[self._sent[to]] += 1
+        self.page[self._sent[to]] += 1
         return True
 
     def receive(self, deliver: Callable[[bytes], None], wait: int = 0) -> None:
@@ -86,13 +86,13 @@ class Channel:
                     break
                 if not message:
                     break  # that worker is gone, and so will be the whole service in a moment
-                self._read[at] += 1
+                self.read[at] += 1
                 deliver(message)
 
     def clock(self) -> int:
         return time.monotonic_ns()
 
     def figures(self, place: int, own: int) -> int:
-        page = self._page
+        page = self.page
         page[self._figures + place] = own
         return sum([page[theirs + place] for theirs in self._their_figures])

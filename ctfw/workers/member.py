@@ -32,6 +32,8 @@ class Member:
     def join(self, engine: Engine) -> None:
         self._sibling = Sibling(self._number, engine.tracker, self._channel)
         self._sibling.adopt(engine.ruleset)
+        channel = self._channel
+        self._sibling.page, self._sibling.places, self._sibling.read = channel.page, channel.places, channel.read
 
     def adopt(self, ruleset: Ruleset) -> None:
         if self._sibling is not None:
