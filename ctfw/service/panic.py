@@ -4,9 +4,9 @@ Owns the rules that do it and the time that they stay. While panic is on they st
 in force, which wait untouched; so a packet pays nothing for the possibility. It ends by itself after the time that was
 given: nobody can shut a gateway for good by mistake.
 
-What passes all the same: what never comes to ctfw (loopback, `hook.leave_alone`, `hook.keep_ssh`, connections that a
-rule has offloaded to the kernel), and the one connection that the admin who asked sits on, when he says which
-(``session``). A reload during a panic changes the rules that come back. A restart of the daemon ends it: it is a switch
+What passes all the same: what never comes to ctfw (loopback, `hook.leave_alone`, `hook.keep_ssh`), and the one
+connection that the admin who asked sits on, when he says which (``session``). What a rule has offloaded to the kernel
+is taken back within a tick or two, for these rules offload nothing (service/offload.py). A reload during a panic changes the rules that come back. A restart of the daemon ends it: it is a switch
 for people, and what comes up after a crash should be what the rule file says.
 """
 

@@ -223,3 +223,15 @@ def test_a_record_that_is_deleted_takes_the_connection_back(net: Network, tmp_pa
         wait_until(lambda: marks(net) == [0])
         with bulk:
             assert bulk.passes()  # picked up in its middle
+
+
+def test_panic_stops_what_is_offloaded_too(net: Network, tmp_path: Path) -> None:
+    with judged(net, tmp_path, "iptables-nft", RULES) as daemon, Stream(net) as bulk:
+        bulk.send(10)
+        wait_until(lambda: offloaded(daemon) == 1)
+        with Client(daemon.control) as client:
+            client.call("panic", on=True, seconds=60)
+            wait_until(lambda: 0 in marks(net))
+            assert not bulk.passes()
+            client.call("panic", on=False)
+        wait_until(bulk.passes)
