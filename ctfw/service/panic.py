@@ -6,8 +6,9 @@ given: nobody can shut a gateway for good by mistake.
 
 What passes all the same: what never comes to ctfw (loopback, `hook.leave_alone`, `hook.keep_ssh`), and the one
 connection that the admin who asked sits on, when he says which (``session``). What a rule has offloaded to the kernel
-is taken back within a tick or two, for these rules offload nothing (service/offload.py). A reload during a panic changes the rules that come back. A restart of the daemon ends it: it is a switch
-for people, and what comes up after a crash should be what the rule file says.
+is taken back within a tick or two, for these rules offload nothing (service/offload.py). A reload during a panic
+changes the rules that come back. A restart of the daemon ends it: it is a switch for people, and what comes up after a
+crash should be what the rule file says.
 """
 
 from __future__ import annotations
