@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from daemon.running import OPEN, RULES, SHUT, Datagrams, Running, wait_until
-from hook.hooked import BACKENDS, IPTABLES, backend, hooked, judged, needs_both_iptables, needs_nft
+from hook.hooked import BACKENDS, IPTABLES, backend, command, hooked, judged, needs_both_iptables, needs_nft
 
 from ctfw.packet import FORWARD, INPUT, OUTPUT
 from ctfw.service.hook import iptables as back_end
@@ -66,6 +66,19 @@ def test_packets_pass_and_drop_by_the_rules_in_all_three_chains(net: Network, tm
         found = counts(daemon)
         assert (found["own"], found["through"], found["replies"]) == (1, 1, 2)
         assert found["policy forward"] == 1
+
+
+def test_what_waits_in_the_queue_stays_there_when_the_hook_is_asked_for_again(net: Network, tmp_path: Path) -> None:
+    """The kernel empties the queues of a namespace whenever it takes back a hook there, were it only one of a check."""
+    with judged(net, tmp_path, "iptables-nft") as daemon, Datagrams(net, OPEN) as good:
+        daemon.freeze()
+        for number in range(20):
+            good.client.send(b"%d" % number)
+        command(net.gateway, "apply", "--rules", str(daemon.rules), "--memory", str(tmp_path))
+        command(net.gateway, "status", "--rules", str(daemon.rules))
+        command(net.gateway, "heal", "--memory", str(tmp_path))
+        daemon.signal(signal.SIGCONT)
+        assert [int(good.server.recv(100)) for _ in range(20)] == list(range(20))
 
 
 @pytest.mark.parametrize("name", QUEUES)

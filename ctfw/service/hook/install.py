@@ -1,6 +1,7 @@
 """What `ctfw hook` does: choose a back end, put a plan into force, take it away, say how it stands.
 
-auto is nft where its `queue` works, found by having nft check the very text, else iptables as it is on the machine.
+auto is nft where its `queue` works, found by having nft load the very text in a scratch namespace, else iptables as it
+is on the machine.
 There is one hook on a machine: an apply takes away what another back end left, after the new one stands; a removal
 asks every back end, whatever the rule file says and whether or not there is one.
 

@@ -57,10 +57,15 @@ class Nft:
         return table_text(body)
 
     def why_not(self, plan: Plan) -> str:
-        """Why this machine cannot, in words; "" when it can."""
+        """Why this machine cannot, in words; "" when it can. Raises HookError without the right to try.
+
+        Tried in a scratch namespace, not by ``--check`` in our own: for a check the kernel registers the base chains
+        and takes them back, and whenever it takes back a hook of a namespace it drops what waits in its queues.
+        """
         if not find("nft"):
             return "nft is not installed"
-        code, _, err = Place().attempt("nft", "--check", "--file", "-", text=self.script(plan))
+        with Scratch() as scratch:
+            code, _, err = scratch.attempt("nft", "--file", "-", text=self.script(plan))
         if not code:
             return ""
         if self.judge is queue_statement and not can_queue():
@@ -110,7 +115,7 @@ class Nft:
 
 
 def can_queue() -> bool:
-    """Whether nft's `queue` works here; found by having it checked, which changes nothing."""
+    """Whether nft's `queue` works here; found by having it checked, which changes nothing: there is no base chain."""
     probe = "table inet ctfw-probe {\n\tchain probe {\n\t\tqueue to 0\n\t}\n}\n"
     return bool(find("nft")) and Place().attempt("nft", "--check", "--file", "-", text=probe)[0] == 0
 
