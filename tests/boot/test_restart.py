@@ -29,15 +29,16 @@ rules:
 
 
 def test_200_of_200_datagrams_survive_a_restart_and_50_of_50_a_sigkill() -> None:
+    """Each of them once. One that comes just when the new daemon takes over may overtake those that waited."""
     with gateway() as (net, system):
         pid = system.property("ctfw", "MainPID")
-        assert survivors(net, 200, system, "systemctl", "restart", "ctfw") == list(range(200))
+        assert sorted(survivors(net, 200, system, "systemctl", "restart", "ctfw")) == list(range(200))
         assert system.property("ctfw", "MainPID") != pid
         queue = stats(system)["queue"]
         assert (queue["lost"], queue["errors"], queue["refused"]) == (0, 0, 0)
         assert queue["received"] == queue["answered"]
 
-        assert survivors(net, 50, system, "systemctl", "kill", "-s", "KILL", "ctfw") == list(range(50))
+        assert sorted(survivors(net, 50, system, "systemctl", "kill", "-s", "KILL", "ctfw")) == list(range(50))
         assert system.property("ctfw", "NRestarts") == "1"
         queue = stats(system)["queue"]
         assert (queue["lost"], queue["errors"], queue["refused"]) == (0, 0, 0)
