@@ -111,8 +111,8 @@ FAULTS: Final = (
     Fault(
         "an ICMP error is a reply",
         _TRACKER,
-        "        packet.direction = ORIGINAL if conn.key == key else REPLY",
-        "        packet.direction = ORIGINAL if conn.key == key else REPLY\n        conn.status |= SEEN_REPLY",
+        "        packet.direction = REPLY if conn.reply_key == key else ORIGINAL",
+        "        packet.direction = REPLY if conn.reply_key == key else ORIGINAL\n        conn.status |= SEEN_REPLY",
     ),
     Fault("any ICMP opens", _TRACKER, "conn.status & CONFIRMED == 0 and not icmp.is_query(proto, kind)", "False"),
     Fault(
