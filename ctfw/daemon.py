@@ -448,7 +448,7 @@ class Daemon:
         self._flight.configure(new.recorder)
         self._textfile.configure(new.metrics)
         self._eve.configure(new.eve)
-        self._heat.renew(time.monotonic_ns())
+        self._heat.change(time.monotonic_ns())
         self._observe()
         self.queue.error_verdict = _error_verdict(new)
         if self._options.queue is not None or new.queue == self._reloading.config.queue:

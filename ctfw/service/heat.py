@@ -1,9 +1,10 @@
 """Heat: which share of the packets each rule has had in the last seconds and in the last minute.
 
 Rules only count. Now and then the counters of all of them are written down, PART rules a tick so that ten thousand
-cost no packet its time, and the heat is the difference between now and then. At a reload the history begins anew, with
-all of them at once; the counters themselves live on (``Ruleset.succeed``). Beside it: since which generation there is
-a rule of that name.
+cost no packet its time, and the heat is the difference between now and then. After a reload the history begins anew,
+with all of them at once, which is milliseconds for ten thousand: not in the turn of the reload, which has enough to do,
+but at the next tick, or when somebody asks. The counters themselves live on (``Ruleset.succeed``). Beside it: since
+which generation there is a rule of that name.
 """
 
 from __future__ import annotations
@@ -37,10 +38,21 @@ class Heat:
     def __init__(self, engine: Engine, now: int) -> None:
         self._engine = engine
         self._since: dict[str, int] = {}
+        self._changed = -1  # when other rules came that are not followed yet
         self.renew(now)
 
+    def change(self, now: int) -> None:
+        """Other rules are in force; they are followed from the next tick on, or when somebody asks before."""
+        self._changed = now
+
+    def follow(self) -> None:
+        """From now on ``rules`` are those in force."""
+        if self._changed >= 0:
+            self.renew(self._changed)
+
     def renew(self, now: int) -> None:
-        """Other rules are in force, or their counters were set back."""
+        """Follows the rules in force anew: they are others, or their counters were set back."""
+        self._changed = -1
         ruleset = self._engine.ruleset
         self.rules: list[Rule] = [*ruleset.every, *ruleset.policies.values()]
         self._places = {rule: place for place, rule in enumerate(self.rules)}
@@ -53,6 +65,7 @@ class Heat:
 
     def tick(self, now: int) -> None:
         """Writes down the next counters, when it is time."""
+        self.follow()
         growing = self._growing
         if growing is None:
             if now - self._samples[-1].time < INTERVAL:

@@ -143,6 +143,7 @@ class Methods:
         """The same, and what each counted is zero from then on."""
 
         def reset() -> Iterator[dict[str, Any]]:
+            self._heat.follow()
             for told, rule in zip(self._rules(), list(self._heat.rules), strict=True):
                 rule.packets = rule.bytes = rule.last = 0
                 yield told
@@ -226,6 +227,7 @@ class Methods:
         ruleset = self._engine.ruleset
         chains = {rule: chain.name for chain in ruleset.chains for rule in chain.rules}
         policies = set(ruleset.policies.values())
+        self._heat.follow()
         for rule in list(self._heat.rules):
             now = time.monotonic_ns()
             yield {

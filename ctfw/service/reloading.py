@@ -35,6 +35,7 @@ from ctfw import config
 from ctfw.conntrack.events import RELOADED as BY_RELOAD
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine
+from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.ruleset import EXISTING_NAMES, KILL
 from ctfw.service.aside import Abandoned, Aside
 from ctfw.service.journal import ERROR, NOTICE, WARNING, Journal
@@ -55,6 +56,7 @@ from ctfw.service.session import FAILED, INVALID_PARAMS, Later, Refused, Session
 SECOND: Final = 1_000_000_000
 MAX_PROBLEMS: Final = 100  # of a rule file, in one answer
 LONGEST_TRIAL: Final = 3600  # seconds
+MOURNING: Final = SECOND  # ten ticks
 NEVER: Final = -1  # a generation before all others: whatever the floor is, the rules look again
 
 
@@ -122,6 +124,8 @@ class Reloading:
         self._wanted: deque[_Request] = deque()  # one a client, and one for all signals that wait
         self._ending: _Ending | None = None
         self._to_keep: Later | None = None
+        self._over: list[Rule] = []  # rules that have had their time, and when the last of them had
+        self._over_since = 0
         self.panic = Panic(engine, journal)
         self._engine = engine
         self._aside = aside
@@ -168,6 +172,7 @@ class Reloading:
                 if request.answer is not None:
                     request.answer.done(answer)
                 self._keep()
+            self._let_go()
         except Abandoned:
             self._wanted.clear()
 
@@ -210,7 +215,8 @@ class Reloading:
 
     def _confirm(self, params: dict[str, Any], session: Session) -> Later:
         """Keeps the rules on trial; answered when they are on the disk."""
-        self._the_trial(params)
+        former = self._the_trial(params).former
+        self._bury(former.ruleset.every)
         self.trial = None
         self.trials["confirmed"] += 1
         self._journal.log(f"rules confirmed: uid={session.peer.uid} {self._facts()}", NOTICE, kind=RELOAD_CONFIRMED)
@@ -224,13 +230,14 @@ class Reloading:
         self._ending = _Ending(f"uid={session.peer.uid} asked for it", Later())
         return self._ending.answer
 
-    def _the_trial(self, params: dict[str, Any]) -> None:
+    def _the_trial(self, params: dict[str, Any]) -> _Trial:
         """Refuses when the trial that is meant is over; one whose time is up is, however late the loop is."""
         trial, meant = self.trial, params.get("generation")
         is_over = trial is None or self._ending is not None or time.monotonic_ns() >= trial.until
-        if is_over or (trial is not None and meant not in (None, trial.generation)):
+        if trial is None or is_over or meant not in (None, trial.generation):
             text = f"no such rules are on trial; in force is generation {self.config.ruleset.generation}"
             raise Refused(FAILED, text)
+        return trial
 
     # --- the reload -----------------------------------------------------------------------------
 
@@ -293,6 +300,7 @@ class Reloading:
             until = time.monotonic_ns() + request.confirm * SECOND
             self.trial = _Trial(new.ruleset.generation, until, former, floor, since)
         else:
+            self._bury(former.ruleset.every)
             self._to_keep = Later()
         return problems
 
@@ -330,6 +338,7 @@ class Reloading:
         old.floor, old.floor_means = trial.floor
         self.since = trial.since
         self.trials["rolled_back"] += 1
+        self._bury(tried.every)
         kill = tried.existing == KILL
         self._journal.log(f"the old rules are back: {why}: {self._facts()}", WARNING, kind=ROLLED_BACK)
         self._notifier.status(self._facts())
@@ -349,6 +358,24 @@ class Reloading:
             self._journal.log(f"last good rules not kept: {why}", WARNING, kind=STATE_NOT_SAVED)
         self.begun = Begun(self.config)
         told.done({"generation": generation, "warnings": [f"not kept for a restart: {why}"] if why else []})
+
+    def _bury(self, rules: list[Rule]) -> None:
+        self._over += rules
+        self._over_since = time.monotonic_ns()
+
+    def _let_go(self) -> None:
+        """Frees the rules that are over one by one: ten thousand at once would keep the packets waiting.
+
+        A moment later, for until the next tick others may look at them, and then it would be they who free them.
+        """
+        over = self._over
+        if over and time.monotonic_ns() - self._over_since > MOURNING:
+            self._aside.run(lambda: _free(over))
+
+
+def _free(rules: list[Rule]) -> None:
+    while rules:
+        rules.pop()
 
 
 def _look_again(tracker: ConnTrack, generation: int, kill: bool, now: int) -> None:
