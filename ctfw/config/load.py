@@ -104,11 +104,18 @@ def _load(path: str, text: str | None, pure: bool, report: Report, advise: bool,
     if not isinstance(root, Mapping):
         report.error(root, "a rule file is a mapping of keys to values", _FORMAT)
         return None
-    return _build(root, path, report, files, pure, advise)
-
-
-def _build(root: Mapping, path: str, report: Report, files: Files, pure: bool, advise: bool) -> Config | None:
     walker = Walker(report)
+    try:
+        return _build(walker, root, path, report, files, pure, advise)
+    finally:
+        # The readers know the walker, and it knows them. A daemon that never collects cycles would keep every file it
+        # has read.
+        walker.readers.clear()
+
+
+def _build(
+    walker: Walker, root: Mapping, path: str, report: Report, files: Files, pure: bool, advise: bool
+) -> Config | None:
     for kind in (Kind.SETS, Kind.RULES, Kind.CHAINS_OF_RULES):
         walker.readers[kind] = lambda node, key: None  # gathered from all files, and read below
     named = NamedSets(walker, files)

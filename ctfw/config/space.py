@@ -271,28 +271,34 @@ class Space:
     def _write_out(self, ruleset: Ruleset) -> None:
         """The entries: the main list, at each jump the chain that it leads to, and the policies."""
         chains = {chain.name: chain.rules for chain in ruleset.chains}
-
-        def write(rules: list[Rule], around: list[Part], given: tuple[Condition, ...], jumps: tuple[Rule, ...]) -> None:
-            returns: list[tuple[list[Part], bool]] = []  # of this chain, so far: the box, and whether it is certain
-            for rule in rules:
-                if rule.track:
-                    continue
-                conditions = (*given, *conditions_of(rule))
-                ends = rule.verdict not in (JUMP, RETURN, CONTINUE) and not rule.shadow
-                whole = self._common(self._parts_of(rule), around)
-                for parts, doubt in self._without_returns(whole, returns) if returns else [(whole, ())]:
-                    if len(self.entries) >= MOST_ENTRIES:
-                        self.is_whole = False
-                        return
-                    self._enter(rule, parts, (*conditions, *doubt), jumps, ends)
-                    if rule.verdict == JUMP and not rule.shadow:
-                        write(chains[rule.jump], parts, (*conditions, *doubt), (*jumps, rule))
-                if rule.verdict == RETURN and not rule.shadow:
-                    returns.append((whole, not conditions_of(rule)))
-
-        write(ruleset.rules, self._whole, (), ())
+        self._write_chain(chains, ruleset.rules, self._whole, (), ())
         for policy in ruleset.policies.values():
             self._enter(policy, self._parts_of(policy), (), (), True)
+
+    def _write_chain(
+        self,
+        chains: dict[str, list[Rule]],
+        rules: list[Rule],
+        around: list[Part],
+        given: tuple[Condition, ...],
+        jumps: tuple[Rule, ...],
+    ) -> None:
+        returns: list[tuple[list[Part], bool]] = []  # of this chain, so far: the box, and whether it is certain
+        for rule in rules:
+            if rule.track:
+                continue
+            conditions = (*given, *conditions_of(rule))
+            ends = rule.verdict not in (JUMP, RETURN, CONTINUE) and not rule.shadow
+            whole = self._common(self._parts_of(rule), around)
+            for parts, doubt in self._without_returns(whole, returns) if returns else [(whole, ())]:
+                if len(self.entries) >= MOST_ENTRIES:
+                    self.is_whole = False
+                    return
+                self._enter(rule, parts, (*conditions, *doubt), jumps, ends)
+                if rule.verdict == JUMP and not rule.shadow:
+                    self._write_chain(chains, chains[rule.jump], parts, (*conditions, *doubt), (*jumps, rule))
+            if rule.verdict == RETURN and not rule.shadow:
+                returns.append((whole, not conditions_of(rule)))
 
     def _without_returns(
         self, parts: list[Part], returns: list[tuple[list[Part], bool]]

@@ -286,23 +286,23 @@ def _inherit(rule: Rule, former: Rule) -> None:
 
 def _check_jumps(main: Chain, chains: list[Chain]) -> None:
     heights: dict[int, int] = {}
+    for chain in (main, *chains):
+        _height(chain, 0, chains, heights)
 
-    def height(chain: Chain, depth: int) -> int:
-        highest = 0
-        if depth > MOST_DEPTH:
-            raise ValueError("chains are nested more than 16 deep, or lead back to themselves")
-        for rule in chain.rules:
-            if rule.verdict != JUMP or rule.track:
-                continue
-            if rule.target < 0:
-                raise ValueError("no such chain: " + rule.jump)
-            if rule.target not in heights:
-                heights[rule.target] = height(chains[rule.target], depth + 1)
-            highest = max(highest, heights[rule.target] + 1)
-        if highest > MOST_DEPTH:
-            raise ValueError("chains are nested more than 16 deep")
-        return highest
 
-    height(main, 0)
-    for chain in chains:
-        height(chain, 0)
+def _height(chain: Chain, depth: int, chains: list[Chain], heights: dict[int, int]) -> int:
+    """How deep jumps lead from this chain; ``heights`` are those that are known, by the number of the chain."""
+    highest = 0
+    if depth > MOST_DEPTH:
+        raise ValueError("chains are nested more than 16 deep, or lead back to themselves")
+    for rule in chain.rules:
+        if rule.verdict != JUMP or rule.track:
+            continue
+        if rule.target < 0:
+            raise ValueError("no such chain: " + rule.jump)
+        if rule.target not in heights:
+            heights[rule.target] = _height(chains[rule.target], depth + 1, chains, heights)
+        highest = max(highest, heights[rule.target] + 1)
+    if highest > MOST_DEPTH:
+        raise ValueError("chains are nested more than 16 deep")
+    return highest

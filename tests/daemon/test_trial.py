@@ -198,8 +198,7 @@ def test_a_broken_file_at_the_start_and_the_last_good_rules_run(net: Network, tm
     (tmp_path / "notify").unlink()
     with Running(net, tmp_path, *options, rules=BROKEN) as daemon, Datagrams(net, SHUT) as new:
         wait_until(new.answered)  # by the file that was included, and is gone
-        assert "LAST GOOD RULES of 20" in daemon.log()
-        assert f"{daemon.rules}:2:" in daemon.log()
+        wait_until(lambda: "LAST GOOD RULES of 20" in daemon.log() and f"{daemon.rules}:2:" in daemon.log())
         assert "LAST GOOD RULES" in daemon.notice("STATUS=")
         assert f"{daemon.rules}:2:" in status(daemon)["last_good"]["why"]
         daemon.rules.write_text(OPENED)
