@@ -456,6 +456,11 @@ def test_flags_of_another_protocol_give_a_file_that_loads(proto: str) -> None:
     _convert(f"*filter\n:INPUT DROP [0:0]\n{line}\nCOMMIT\n", "")
 
 
+def test_an_icmp_type_of_another_protocol_gives_a_file_that_loads() -> None:
+    line = "-A INPUT -p icmp -m icmp --icmp-type 13 -p tcp -m tcp --dport 22 -j ACCEPT"
+    _convert(f"*filter\n:INPUT DROP [0:0]\n{line}\nCOMMIT\n", "")
+
+
 def test_a_long_chain_of_jumps_is_cut() -> None:
     count = 40
     lines = [f"-A c{n} -j c{n + 1}" for n in range(count)] + ["-A INPUT -j c0", f"-A c{count} -j DROP"]

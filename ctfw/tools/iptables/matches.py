@@ -17,7 +17,7 @@ from typing import Final
 from ctfw.config.names import DSCP, TCP_FLAGS, WITH_PORTS
 from ctfw.config.values import Wrong, interface
 from ctfw.conntrack.settings import HELPER_NAMES
-from ctfw.packet import TCP
+from ctfw.packet import ICMP, ICMPV6, TCP
 from ctfw.ruleset.sets import subtract_numbers
 from ctfw.tools.iptables import counting, window
 from ctfw.tools.iptables.names import MORE_ICMP, MORE_ICMPV6, MORE_PROTOCOLS, NO_MATCH, PORTS
@@ -263,6 +263,9 @@ def _multiport(match: Match, spec: Spec, place: Place) -> list[Conditions]:
 
 def _icmp(match: Match, spec: Spec, place: Place) -> list[Conditions]:
     key, table = ("icmp", MORE_ICMP) if match.module == "icmp" else ("icmpv6", MORE_ICMPV6)
+    given = spec.base.get("protocol")
+    if given is None or given.negated or protocol(given) != (ICMP if match.module == "icmp" else ICMPV6):
+        raise Cannot("only icmp has types")
     option = match.find("icmp-type", "icmpv6-type")
     if (match.module == "icmp") != (place.family == 4):
         raise Cannot(f"-m {match.module} is of the other family")
