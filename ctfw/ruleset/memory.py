@@ -55,10 +55,9 @@ class Memory:
         if ruleset is not self._ruleset:
             self._begin(ruleset)
             return None
+        place = self._place(direction, hook, indev, outdev)  # first: a place too many begins another epoch
         known = conn.judged_original if direction == ORIGINAL else conn.judged_reply
-        if known >> (_RULE_BITS + _PLACE_BITS) != self._epoch:
-            return None
-        if (known >> _RULE_BITS) & MOST != self._place(direction, hook, indev, outdev):
+        if known >> _RULE_BITS != (self._epoch << _PLACE_BITS | place):
             return None
         return self._rules[known & MOST]
 
@@ -66,7 +65,8 @@ class Memory:
         """Writes down what ``find`` did not find, for the same arguments."""
         if rule.number == 0:
             return
-        known = (self._epoch << _PLACE_BITS | self._place(direction, hook, indev, outdev)) << _RULE_BITS | rule.number
+        place = self._place(direction, hook, indev, outdev)
+        known = (self._epoch << _PLACE_BITS | place) << _RULE_BITS | rule.number
         if direction == ORIGINAL:
             conn.judged_original = known
         else:

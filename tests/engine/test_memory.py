@@ -108,6 +108,14 @@ def test_more_places_than_can_be_numbered() -> None:
     assert gateway.send(ASK) == "lan"
 
 
+def test_a_place_for_which_there_is_no_number_is_not_the_first_one() -> None:
+    gateway = Gateway(rule("lan", indev=InterfaceSet(["lan0"])), rule("rest"))
+    assert gateway.send(ANSWER) == "lan"  # remembered for the first place, which has number 0
+    for number in range(memory.MOST - 1):
+        gateway.send(ASK, indev=f"tun{number}")
+    assert gateway.send(ANSWER, indev="one more") == "rest"
+
+
 DEVICES = st.sampled_from(["lan0", "wan0", "vpn0"])
 RULES = st.lists(
     st.tuples(
