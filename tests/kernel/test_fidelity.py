@@ -1,7 +1,7 @@
 """The engine says and remembers what the kernel says and remembers, packet by packet.
 
-Random conversations from fixed seeds, in numbers that fit into a minute; ``python -m kernel.oracle`` holds as many as
-wanted. Named ones (kernel.conversations.corners) for what once differed. And tests of the test: that it can fail, and
+Random conversations from fixed seeds, in numbers that fit into half a minute; ``python -m kernel.oracle`` holds as
+many as wanted. Named ones (kernel.conversations.corners) for what once differed. And tests of the test: that it can fail, and
 that the one sum in which ctfw follows the standard and not the kernel is the one that Linux hosts send.
 """
 
@@ -18,6 +18,7 @@ from kernel.conversations.corners import CORNERS, cells
 from kernel.gateway import CLIENT_SIDE, Gateway
 from kernel.oracle import GROUP, PAUSE, expiring, fuzz
 
+from ctfw import engine as built
 from ctfw.checksum import is_checksum_good
 from ctfw.packet import decode
 from lab.net import Namespace
@@ -25,7 +26,8 @@ from lab.net import Namespace
 pytestmark = pytest.mark.kernel
 
 FAMILIES = pytest.mark.parametrize("family", ["4", "6"])
-CONVERSATIONS = 5000
+# What the builds share is the source; the slower one shows here that it says the same of it.
+CONVERSATIONS = 1000 if str(built.__file__).endswith(".py") else 5000
 OF_A_KIND = 160
 
 
@@ -52,7 +54,8 @@ def test_random_conversations(gateway: Gateway, engine: Engine, family: str) -> 
     agree(islice(fuzz(gateway, engine, names, "", counts), 3))
     assert counts.conversations >= CONVERSATIONS
     assert counts.unseen < counts.packets // 100
-    assert min(counts.states[state] for state in ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")) > 100
+    for state in ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED"):
+        assert counts.states[state] > CONVERSATIONS // 50
 
 
 @FAMILIES
