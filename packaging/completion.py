@@ -17,7 +17,7 @@ FILES = {"FILE": shtab.FILE, "CAPTURE": shtab.FILE, "PATH": shtab.FILE, "DIRECTO
 
 
 def main(directory: Path) -> None:
-    parser = cli._parser()
+    parser = cli.parser()
     for action in actions(parser):
         if action.metavar in FILES and isinstance(action.metavar, str):
             action.complete = FILES[action.metavar]  # type: ignore[attr-defined]  # where shtab looks

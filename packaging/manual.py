@@ -118,7 +118,7 @@ VALUES: Final[dict[Kind, str]] = {
 
 
 def main(directory: Path) -> None:
-    (directory / "ctfw.8").write_text(command_page(cli._parser()), encoding="utf-8")
+    (directory / "ctfw.8").write_text(command_page(cli.parser()), encoding="utf-8")
     example = (ROOT / "packaging" / "rules.yaml").read_text(encoding="utf-8")
     (directory / "ctfw-rules.5").write_text(rules_page(FILE, example), encoding="utf-8")
 

@@ -313,7 +313,7 @@ def test_internal_links_lead_somewhere(page: Path) -> None:
 def parse(command: str) -> object:
     """What the command's parser says at the end: an exit code, or None when it would run."""
     try:
-        cli._parser().parse_args(shlex.split(command))
+        cli.parser().parse_args(shlex.split(command))
     except SystemExit as stop:
         return stop.code
     return None

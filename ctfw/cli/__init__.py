@@ -1,6 +1,8 @@
 """The command: one parser, one file per family of sub-commands, and what all of them share.
 
-A family has ``add(subparsers)``, which gives each of its parsers a ``handler(arguments) -> exit code``. Exit codes:
+A family has ``add(subparsers)``, which gives each of its parsers a ``handler(arguments) -> exit code``. Only the family
+that was asked for is imported: all of them together are the whole program, and take longer to import than most commands
+take to run. Exit codes:
 0 ok, 1 failed or bad rules, 2 usage, 3 the daemon is not running, 4 not permitted, 130 after Ctrl-C. What went wrong is
 one line on standard error, ``ctfw: what: ...``; results are on standard output. A reader that has seen enough
 (`ctfw list | head`) ends the command without a word.
@@ -9,45 +11,34 @@ one line on standard error, ``ctfw: what: ...``; results are on standard output.
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
 
-from ctfw import __version__, engine
-from ctfw.cli import (
-    daemon,
-    delete,
-    doctor,
-    events,
-    explain,
-    flight,
-    hook,
-    import_,
-    inspect,
-    metrics,
-    panic,
-    reload,
-    replay,
-    rules,
-    rules_live,
-    schema,
-    set,
-    status,
-    test,
-    top,
-)
+from ctfw import __version__
 from ctfw.service.client import ClientError, NotPermitted, NotRunning
 
 FAILED: Final = 1
 NOT_RUNNING: Final = 3
 NOT_PERMITTED: Final = 4
 
+# Each sub-command's family, in the order of the help.
+FAMILIES: Final = {
+    "run": "daemon", "reload": "reload", "panic": "panic", "check": "rules", "test": "test", "explain": "explain",
+    "status": "status", "list": "inspect", "stats": "inspect", "events": "events", "top": "top", "metrics": "metrics",
+    "delete": "delete", "kill": "delete", "flush": "delete", "rules": "rules_live", "set": "set", "replay": "replay",
+    "flight": "flight", "hook": "hook", "doctor": "doctor", "schema": "schema", "import": "import_",
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments; the exit code."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser(words[0] if words else "").parse_args(words)
     try:
         code = int(arguments.handler(arguments))
         sys.stdout.flush()
@@ -66,21 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ctfw", description="A stateful firewall in user space, on NFQUEUE.")
-    parser.add_argument("--version", action="version", version=version())
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for family in (
-        daemon, reload, panic, rules, test, explain, status, inspect, events, top, metrics, delete, rules_live,
-        set, replay, flight, hook, doctor, schema, import_,
-    ):  # fmt: skip
-        family.add(subparsers)
-    return parser
+def parser(command: str = "") -> argparse.ArgumentParser:
+    """What understands this sub-command; without one, or with one that there is not, what understands all."""
+    made = argparse.ArgumentParser(prog="ctfw", description="A stateful firewall in user space, on NFQUEUE.")
+    made.add_argument("--version", action="version", version=version())
+    subparsers = made.add_subparsers(metavar="COMMAND", required=True)
+    for family in [FAMILIES[command]] if command in FAMILIES else dict.fromkeys(FAMILIES.values()):
+        importlib.import_module(f"ctfw.cli.{family}").add(subparsers)
+    return made
 
 
 def version() -> str:
     """The version and which build runs: the engine is an extension module when it was compiled."""
-    return f"ctfw {__version__} ({'interpreted' if str(engine.__file__).endswith('.py') else 'compiled'})"
+    found = importlib.util.find_spec("ctfw.engine")
+    is_compiled = found is not None and not str(found.origin).endswith(".py")
+    return f"ctfw {__version__} ({'compiled' if is_compiled else 'interpreted'})"
 
 
 def _say(error: Exception, code: int) -> int:

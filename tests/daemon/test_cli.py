@@ -1,5 +1,6 @@
 """The command's manners: exit codes, error lines, and what it never loads."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from daemon.running import COMMAND, command
 
 import ctfw
-from ctfw import engine
+from ctfw import cli, engine
 
 
 def test_version_says_which_build_runs() -> None:
@@ -82,6 +83,25 @@ def test_ctrl_c_is_130() -> None:
 
 
 def test_neither_scapy_nor_systemd_is_loaded_before_it_is_needed() -> None:
-    code = "import sys, ctfw.daemon, ctfw.cli; print({'scapy', 'systemd'} & set(sys.modules))"
+    code = "import sys, ctfw.daemon, ctfw.cli; ctfw.cli.parser(); print({'scapy', 'systemd'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+def test_a_command_that_only_asks_the_daemon_does_not_load_it() -> None:
+    code = "import sys; from ctfw.cli import main; main(['list', '--socket', '/nowhere']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    loaded = done.stdout.split()
+    assert "ctfw.service.client" in loaded
+    assert not {"ctfw.daemon", "ctfw.config.load", "ctfw.tools.replay", "ctfw.workers"} & set(loaded)
+
+
+def test_each_family_is_known_by_all_its_commands() -> None:
+    def commands(made: argparse.ArgumentParser) -> list[str]:
+        (found,) = [action for action in made._actions if action.choices and action.metavar == "COMMAND"]
+        assert found.choices is not None
+        return list(found.choices)
+
+    assert commands(cli.parser()) == list(cli.FAMILIES)
+    for name, family in cli.FAMILIES.items():
+        assert commands(cli.parser(name)) == [other for other, of in cli.FAMILIES.items() if of == family]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ctfw.cli import _parser
+from ctfw.cli import parser
 from ctfw.config.schema import RULE
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
@@ -85,7 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_manual_has_every_command_and_every_key(made: Path) -> None:
     page, rules = (made / "ctfw.8").read_text(), (made / "ctfw-rules.5").read_text()
-    (commands,) = [action for action in _parser()._actions if action.choices and action.metavar == "COMMAND"]
+    (commands,) = [action for action in parser()._actions if action.choices and action.metavar == "COMMAND"]
     assert commands.choices is not None
     for name in commands.choices:
         assert f'.SS "ctfw {name}' in page
