@@ -1,8 +1,8 @@
 """The engine says and remembers what the kernel says and remembers, packet by packet.
 
 Random conversations from fixed seeds, in numbers that fit into half a minute; ``python -m kernel.oracle`` holds as
-many as wanted. Named ones (kernel.conversations.corners) for what once differed. And tests of the test: that it can fail, and
-that the one sum in which ctfw follows the standard and not the kernel is the one that Linux hosts send.
+many as wanted. Named ones (kernel.conversations.corners) for what once differed. And tests of the test: that it can
+fail, and that the one sum in which ctfw follows the standard and not the kernel is the one that Linux hosts send.
 """
 
 import socket
