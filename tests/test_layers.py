@@ -90,7 +90,12 @@ def imported(module: str) -> Iterator[str]:
                 submodule = f"{base}.{alias.name}"
                 yield submodule if submodule in sources() else base
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            yield ast.literal_eval(node.args[0])
+            name = node.args[0]
+            if isinstance(name, ast.JoinedStr):  # one of those that begin like this
+                start = ast.literal_eval(name.values[0])
+                yield from (source for source in sources() if source.startswith(start))
+            else:
+                yield ast.literal_eval(name)
 
 
 def own(module: str) -> list[str]:
