@@ -51,7 +51,7 @@ venv: $(BUILT)  ## make .venv/bin/ctfw, compiled
 install: $(BUILT)  ## put it into PREFIX (/usr/local), below DESTDIR; what runs needs neither this checkout nor a compiler
 	@.venv/bin/python packaging/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)"
 
-uninstall:  ## take that away again; /etc/ctfw stays
+uninstall:  ## take that away again; /etc/ctfw stays, and what was changed in /etc/logrotate.d
 	@$(PYTHON) packaging/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --uninstall
 
 deb: $(BUILT)  ## make a Debian package in dist/

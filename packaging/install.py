@@ -8,7 +8,8 @@ machine that runs it needs no compiler and no virtual environment. It lies in PR
 own Python packages, with the packages that it needs; `--packaged` leaves those out that Debian has. The command names
 the Python that it was compiled for, and looks at no variable of its caller's environment.
 
-A rule file that is there is never overwritten. /etc/ctfw stays when ctfw is uninstalled, as do the user and its state.
+A rule file that is there is never overwritten. /etc/ctfw stays when ctfw is uninstalled, as do the user and its state;
+so does /etc/logrotate.d/ctfw where the administrator has changed it.
 """
 
 import argparse
@@ -30,6 +31,9 @@ ROOT: Final = HERE.parent
 
 BUNDLED: Final = ("netfilterqueue", "mypy_extensions")  # not in Debian, or there too old
 DEBIAN: Final = ("yaml", "systemd")  # python3-yaml, python3-systemd
+
+ROTATION: Final = "/etc/logrotate.d/ctfw"
+LEFT: Final = ("/etc/ctfw", ROTATION, "/var/lib/ctfw", "/var/lib/ctfw-hook")
 
 COMMAND: Final = """\
 #!{python} -I
@@ -72,6 +76,10 @@ class Tree:
     def manifest(self) -> Path:
         return self.at(f"{self.library}/installed")
 
+    @property
+    def rotation(self) -> str:
+        return f"{self.library}/logrotate"
+
     def at(self, path: str) -> Path:
         return Path(self.destdir + path)
 
@@ -93,7 +101,7 @@ def install(tree: Tree, packaged: bool) -> None:
     library(tree, packaged)
     service(tree)
     documentation(tree, packaged)
-    settings(tree)
+    settings(tree, packaged)
     if not packaged:
         tree.write(f"{tree.library}/installed", "".join(f"{path}\n" for path in sorted(tree.installed)))
     if not tree.destdir:
@@ -154,8 +162,15 @@ def documentation(tree: Tree, packaged: bool) -> None:
     tree.write(f"{share}/doc/ctfw/examples/rules.example.yaml", example.replace("/usr/share", share))
 
 
-def settings(tree: Tree) -> None:
-    """What is the administrator's, where it is not there yet; none of it is ever overwritten or removed."""
+def settings(tree: Tree, packaged: bool) -> None:
+    """What is the administrator's, where it is not there yet; nothing that he has changed is overwritten or removed.
+
+    What was put at ROTATION is kept beside the program too, so that a change can be seen (dpkg does that by itself).
+    """
+    rotation = HERE / "logrotate" / "ctfw"
+    is_rotated = tree.at(ROTATION).exists()
+    if not is_rotated and not packaged:
+        tree.copy(rotation, tree.rotation)
     kept = tree.installed
     tree.installed = []
     if not tree.at("/etc/ctfw").exists():
@@ -165,9 +180,8 @@ def settings(tree: Tree) -> None:
     if not tree.at("/etc/ctfw/rules.yaml").exists():
         text = (HERE / "rules.yaml").read_text().replace("/usr/share", f"{tree.prefix}/share")
         tree.write("/etc/ctfw/rules.yaml", text, 0o640)
-    rotation = HERE / "logrotate" / "ctfw"
-    if rotation.exists() and not tree.at("/etc/logrotate.d/ctfw").exists():
-        tree.copy(rotation, "/etc/logrotate.d/ctfw")
+    if not is_rotated:
+        tree.copy(rotation, ROTATION)
     tree.installed = kept
 
 
@@ -182,11 +196,15 @@ def uninstall(tree: Tree) -> None:
             subprocess.run(["systemctl", "--quiet", "disable", "--now", *units], check=True)
     remove_files(tree)
     if not tree.destdir:
-        print("ctfw: still there: /etc/ctfw, /etc/logrotate.d/ctfw, /var/lib/ctfw, /var/lib/ctfw-hook, the user ctfw")
+        left = [path for path in LEFT if os.path.exists(path)]
+        print(f"ctfw: still there: {', '.join(left)}, the user ctfw")
 
 
 def remove_files(tree: Tree) -> None:
-    """Removes what the manifest names, and the directories that are empty then."""
+    """Removes what the manifest names, and the directories that are empty then; ROTATION if it is unchanged."""
+    put, rotation = tree.at(tree.rotation), tree.at(ROTATION)
+    if put.exists() and rotation.exists() and put.read_bytes() == rotation.read_bytes():
+        rotation.unlink()
     for path in [*tree.manifest.read_text().splitlines(), f"{tree.library}/installed"]:
         target = tree.at(path)
         target.unlink(missing_ok=True)

@@ -62,9 +62,26 @@ def test_what_is_installed_runs_by_itself_and_goes_again(tmp_path: Path) -> None
     rules.write_text("# the admin's own\n")
     script("install.py", *where)
     script("install.py", *where, "--uninstall")
-    assert files(tmp_path) == ["etc/ctfw/rules.yaml", "etc/logrotate.d/ctfw"]  # what an admin may have changed
+    assert files(tmp_path) == ["etc/ctfw/rules.yaml"]
     assert rules.read_text() == "# the admin's own\n"
     assert "nothing was installed" in script("install.py", *where, "--uninstall", code=1)
+
+
+def test_how_logs_are_rotated_is_the_admins_once_he_has_changed_it(tmp_path: Path) -> None:
+    where = ("--destdir", str(tmp_path))
+    rotation = tmp_path / "etc/logrotate.d/ctfw"
+    script("install.py", *where)
+    ours = rotation.read_bytes()
+    put = tmp_path / "usr/local/lib/ctfw/logrotate"
+    put.write_bytes(b"# as an older ctfw had it\n")
+    rotation.write_bytes(put.read_bytes())
+    script("install.py", *where)
+    assert rotation.read_bytes() == ours  # nobody has changed it: the newer one
+
+    rotation.write_text("# the admin's own\n")
+    for arguments in ((), ("--uninstall",)):
+        script("install.py", *where, *arguments)
+        assert rotation.read_text() == "# the admin's own\n"
 
 
 def test_links_of_the_readme_lead_to_files_that_are_installed(tmp_path: Path) -> None:
