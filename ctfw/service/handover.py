@@ -20,7 +20,6 @@ copy never counts as exact.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
@@ -37,6 +36,7 @@ from ctfw.service.notify import Notifier
 from ctfw.service.restoring import restore
 from ctfw.service.saving import Saving, digest
 from ctfw.service.snapshot import BOOT_SIZE, MOST_BYTES, Log, SnapshotError, read_log
+from ctfw.service.whole_file import replacing
 
 QUEUE: Final = "queue-"
 LOGS: Final = ("connections-0", "connections-1")
@@ -229,24 +229,15 @@ class TableKeeper:
 
     def _copy(self, log: int, durable: bool) -> None:
         """The log as the file, whole or not at all. Runs beside the loop and leaves its complaint for it."""
-        draft = f"{self._path}.new"
         try:
-            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
+            with replacing(self._path, durable=durable) as file:
                 at, size = 0, os.fstat(log).st_size
                 while at < size:
-                    sent = os.sendfile(file, log, at, _CHUNK)
+                    sent = os.sendfile(file.fileno(), log, at, _CHUNK)
                     if sent == 0:
                         raise OSError("it became shorter")
                     at += sent
-                if durable:
-                    os.fsync(file)
-            finally:
-                os.close(file)
-            os.replace(draft, self._path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
             self._copy_error = error
 
     def _complain(self, error: OSError) -> None:

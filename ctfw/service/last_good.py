@@ -9,8 +9,8 @@ goes when rules are kept. So whenever the daemon ends, and however, the next one
     else, when there are any                                     the last good ones, and it says so loudly
     else                                                         the file, with its errors
 
-Written whole, to the disk (fsync), and renamed into place, by a thread: a disk takes what it takes, and packets do not
-wait for it. A file that is damaged is the same as none.
+Written whole or not at all (whole_file.py), by a thread: a disk takes what it takes, and packets do not wait for it. A
+file that is damaged is the same as none.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ctfw.config import Config, ConfigError, Stored
+from ctfw.service.whole_file import replacing, sync_directory
 
 GOOD: Final = "last-good.json"
 TRIAL: Final = "on-trial.json"
@@ -163,33 +164,15 @@ def _in_a_thread(work: Callable[[], None]) -> str:
 
 
 def _write_whole(path: str, text: dict[str, Any]) -> None:
-    draft = f"{path}.new"
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            for piece in json.JSONEncoder().iterencode(text):  # a file at a time: the lock is free in between
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
-    _sync_directory(path)
+    with replacing(path) as file:
+        for piece in json.JSONEncoder().iterencode(text):  # a file at a time: the lock is free in between
+            file.write(piece.encode())
 
 
 def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-        _sync_directory(path)
-
-
-def _sync_directory(path: str) -> None:
-    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        sync_directory(path)
 
 
 def _first(error: ConfigError | OSError) -> str:

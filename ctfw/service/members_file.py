@@ -1,7 +1,7 @@
 """Dynamic sets on disk, so that a ban outlives a restart: ``sets.json`` in the daemon's state directory.
 
-Written whole and renamed into place, so that a reader never sees half of it; what is stored are the remaining times and
-when that was. A file that is missing is no sets; one of which anything could not be used is said in lines and put aside
+Written whole or not at all (whole_file.py); what is stored are the remaining times and when that was. A file that is
+missing is no sets; one of which anything could not be used is said in lines and put aside
 as ``sets.json.unread``, for the next writing would end it, and never stops the start.
 
 While packets come nobody waits for it: ``SetsKeeper`` makes the text in slices, one a tick, and a thread writes it. It
@@ -20,6 +20,7 @@ from typing import Final
 
 from ctfw.ruleset.ruleset import Ruleset
 from ctfw.service.members import restore, texts
+from ctfw.service.whole_file import replacing
 
 NAME: Final = "sets.json"
 MOST_BYTES: Final = 64 << 20
@@ -87,18 +88,8 @@ def write_members(directory: str, ruleset: Ruleset, now: int, unix: int) -> None
 
 
 def _replace(directory: str, made: list[str]) -> None:
-    path = os.path.join(directory, NAME)
-    draft = f"{path}.new"
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-            file.writelines(made)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
+    with replacing(os.path.join(directory, NAME)) as file:
+        file.writelines(text.encode("ascii") for text in made)
 
 
 def read_members(directory: str, ruleset: Ruleset, now: int, unix: int) -> list[str]:

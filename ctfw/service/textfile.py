@@ -2,9 +2,8 @@
 
 The loop makes the text, SLICE of its time a tick, and a thread writes it: a file system that stalls (a full disk, a
 network's) must not stall packets. The thread has one text at a time; when it has not finished by the next turn, that
-turn is left out. Written beside the file under another name and renamed, so that a reader never sees half of it, and
-without fsync, for after a crash of the machine nobody wants old figures. The file is for everybody to read, whatever
-the umask: it holds names of rules, and no addresses.
+turn is left out. A reader never sees half of it (whole_file.py); the disk is not waited for, since after a crash of the
+machine nobody wants old figures. The file is for everybody to read: it holds names of rules, and no addresses.
 
 That it cannot be written is said once, and once more when it can be again. At the end the file is removed: figures of
 a daemon that is not there would look like one at rest.
@@ -24,6 +23,7 @@ from ctfw.service.journal import NOTICE, WARNING, Journal
 from ctfw.service.kinds import SINK_FAILED, SINK_WORKS
 from ctfw.service.metrics import lines
 from ctfw.service.status import SECOND, Parts
+from ctfw.service.whole_file import replacing
 
 SLICE: Final = 1_000_000  # nanoseconds of the loop's time for one piece of the text
 LOOK: Final = 16  # lines between two looks at the clock
@@ -95,17 +95,12 @@ class Textfile:
         return True
 
     def _write(self, path: str, text: bytes) -> None:
-        draft = _draft(path)
         try:
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
+            with replacing(path, mode=0o644, durable=False, draft=_draft(path)) as file:
                 file.write(text)
-            os.replace(draft, path)
             self._found = ""
         except OSError as error:
             self._found = str(error.strerror)
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
 
     def _tell(self, path: str) -> None:
         if self._found == self._trouble:

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from ctfw.service.hook.plan import Plan
 from ctfw.service.hook.programs import HookError
+from ctfw.service.whole_file import replacing
 
 DIRECTORY: Final = "/var/lib/ctfw-hook"
 FILE: Final = "hook.json"
@@ -72,11 +73,8 @@ def remember(directory: str, memory: Memory) -> str:
     path = os.path.join(directory, FILE)
     text = json.dumps({"version": VERSION, **asdict(memory)}, indent=2) + "\n"
     try:
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(f"{path}.new", path)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         return f"{path}: {error.strerror}: not remembered"
     return ""
