@@ -29,6 +29,7 @@ HOT = (
     "ctfw/engine.py",
     "ctfw/receive.py",
     "ctfw/nfqueue.py",
+    "ctfw/loop.py",
 )
 # Text for people, and package files that only import names: nothing a packet passes through.
 COLD = {"ctfw/conntrack/record.py", *glob("ctfw/**/__init__.py", recursive=True)}

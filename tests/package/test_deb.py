@@ -167,7 +167,7 @@ def a_reload_that_fails_is_seen_to_fail_and_the_old_rules_stay(net: Network, sys
 
 def the_watchdog_ends_a_hang(net: Network, system: System) -> None:
     hung = _pid(system)
-    system.run("kill", "-STOP", hung)
+    system.run("sh", "-c", f"kill -STOP {hung}")  # the shell's own: a bare system has no other
     wait_until(lambda: _pid(system) not in ("0", hung) and system.property("ctfw", "ActiveState") == "active")
     assert "Watchdog timeout" in system.journal("-u", "ctfw")
     with net.client:
