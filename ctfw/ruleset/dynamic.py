@@ -163,12 +163,12 @@ class DynamicSet:
         return True
 
     def inherit(self, other: "DynamicSet", now: i64) -> None:
-        """Takes over the members of the set's former self, as far as there is room."""
+        """Takes over the members of the set's former self, as far as there is room; siblings do so themselves."""
         for member, length, left in other.members(now):
             if left < 0:
-                self.add_for_ever(member, length, now)
+                self.put_for_ever(member, length, now)
             else:
-                self.add(member, length, left, now)
+                self.put(member, length, left, now)
 
     def _ends(self, address: bytes, length: i64) -> dict[bytes, int]:
         return self._ends4[length] if len(address) == 4 else self._ends6[length]

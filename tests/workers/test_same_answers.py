@@ -19,6 +19,7 @@ from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine
 from ctfw.packet import FORWARD
 from ctfw.reason import ICMP_ERROR_UNKNOWN
+from ctfw.ruleset.dynamic import DynamicSet
 from ctfw.workers.sibling import MOST_HINTS, PATIENCE, QUESTIONS
 
 ENGINE = Path(__file__).parents[1] / "engine"
@@ -276,3 +277,15 @@ def test_a_member_that_is_taken_out_is_out_everywhere() -> None:
     sets[2].remove(packets.packed(HOSTS[0]), 32, pair.now)
     pair.team.sweep(pair.now)
     assert [len(one) for one in sets] == [1, 1, 1]
+
+
+def test_members_that_old_rules_take_back_are_told_to_nobody() -> None:
+    """A roll-back happens at every worker, and each takes its own."""
+    pair = Pair(2)
+    engine = pair.team.engines[0]
+    tried = DynamicSet("knocked")
+    for number in range(100):
+        tried.add(packets.packed(f"198.51.100.{number}"), 32, 0, pair.now)
+    engine.ruleset.sets["knocked"].inherit(tried, pair.now)
+    assert len(engine.ruleset.sets["knocked"]) == 100
+    assert not any(pair.team.wire.inboxes)
