@@ -251,7 +251,7 @@ class Daemon:
         self.queue.log = both(self._packet_log.write, self._eve.packet)
         self._observe()
         self._look_around()
-        if self._options.state:
+        if self._options.state and self._team is None:  # a team's were read before it parted
             now, unix = time.monotonic_ns(), time.time_ns()
             for complaint in read_members(self._options.state, self.engine.ruleset, now, unix):
                 self._journal.log(complaint, WARNING, kind=STATE_REFUSED)

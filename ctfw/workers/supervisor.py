@@ -33,10 +33,11 @@ from ctfw.daemon import Daemon, Options
 from ctfw.service.audit import Audit
 from ctfw.service.control import Control
 from ctfw.service.descriptors import FIRST, Descriptors
-from ctfw.service.journal import ERROR, NOTICE, Journal
+from ctfw.service.journal import ERROR, NOTICE, WARNING, Journal
 from ctfw.service.kernel_queue import QueueError
-from ctfw.service.kinds import INTERNAL_ERROR, STARTED, STOPPED
+from ctfw.service.kinds import INTERNAL_ERROR, STARTED, STATE_REFUSED, STOPPED
 from ctfw.service.last_good import Begun, LastGood
+from ctfw.service.members_file import read_members
 from ctfw.service.methods import READING
 from ctfw.service.notify import Notifier
 from ctfw.service.session import Method, Refused
@@ -100,12 +101,20 @@ class Supervisor:
         """Until a signal says stop, or a worker ends; the exit code."""
         self._take_signals()
         try:
+            self._restore_sets()
             self._fork()
             while not self._stopping:
                 self._turn()
         finally:
             self._stop()
         return self._code
+
+    def _restore_sets(self) -> None:
+        """Every worker begins with the members that were kept; told one by one, they would not fit into a channel."""
+        if self._options.state:
+            now, unix = time.monotonic_ns(), time.time_ns()
+            for complaint in read_members(self._options.state, self._begun.config.ruleset, now, unix):
+                self._journal.log(complaint, WARNING, kind=STATE_REFUSED)
 
     def _fork(self) -> None:
         gc.collect()

@@ -1,6 +1,7 @@
 """Real workers on the queues of --queue-balance: real packets, one control socket, a reload of all or of none."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -339,3 +340,17 @@ def test_queues_and_tables_outlive_a_restart(net: Network, tmp_path: Path, numbe
         keeper.close()
         for end in (client, *servers):
             end.close()
+
+
+def test_members_that_were_kept_are_known_to_all(net: Network, tmp_path: Path) -> None:
+    """More of them than fit between two workers while these are starting."""
+    kept = {f"10.0.{number // 250}.{number % 250}": -1 for number in range(3000)}
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "sets.json").write_text(json.dumps({"version": 1, "time": 0, "sets": {"banned": list(kept.items())}}))
+    text = WORKERS.replace("rules:", "sets: {banned: {dynamic: on}}\nrules:")
+    with Running(net, tmp_path, "--state", str(state), rules=text) as daemon:
+        for number in range(3):
+            with Client(f"{daemon.control}.{number}") as client:
+                assert len(list(client.pages("members"))) == len(kept), number
+        assert call(daemon, "siblings")["lost"] == 0
