@@ -5,10 +5,10 @@ channels; forks; and when all of them are ready, tells systemd so and opens the 
 
 What it holds for systemd: the watchdog is fed when every worker has fed its own, which is a socket of ours, since the
 last time. Descriptors that a worker wants kept (its queue, its table) are handed on with the worker's number ahead of
-their names, and those that systemd kept go back to the worker of that number. SIGHUP is a reload of all, SIGTERM and
-SIGINT the end of all. When one worker ends, all do, with an error, and systemd starts the service anew: what one of
-them knew nobody else does, and half a firewall is not one. Should this process be killed, the workers get a SIGTERM
-from the kernel.
+their names, and those that systemd kept go back to the worker of that number. A worker that needs longer than PATIENCE
+for its end says so, and systemd hears of it. SIGHUP is a reload of all, SIGTERM and SIGINT the end of all. When one
+worker ends, all do, with an error, and systemd starts the service anew: what one of them knew nobody else does, and
+half a firewall is not one. Should this process be killed, the workers get a SIGTERM from the kernel.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import socket
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -95,6 +96,7 @@ class Supervisor:
         self._aggregate = Aggregate([f"{options.socket}.{n}" for n in range(self._size)], options.rules)
         self._reload: Generator[None, None, dict[str, Any]] | None = None
         self._stopping = False
+        self._deadline = 0  # when workers that have not ended by then are made to
         self._code = 0
 
     def run(self) -> int:
@@ -159,6 +161,8 @@ class Supervisor:
             print(f"ctfw: worker {number}: {error}", file=sys.stderr)
         except OSError as error:
             print(f"ctfw: worker {number}: {error.filename or 'run'}: {error.strerror or error}", file=sys.stderr)
+        except Exception:  # the interpreter's end, which would tell of it, is not reached
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -196,13 +200,16 @@ class Supervisor:
         return f"{self._options.socket}.{number}.notify"
 
     def _turn(self) -> None:
-        busy = self._reload is not None or (self._control is not None and self._control.step())
-        for key, mask in self._selector.select(REST if busy else TICK):
-            key.data(mask)
+        is_asked = self._control is not None and self._control.step()
+        self._listen(REST if is_asked or self._reload is not None else TICK)
         self._work_on_reload()
         if self._control is not None:
             self._control.tick(time.monotonic_ns())
         self._look_after()
+
+    def _listen(self, seconds: float) -> None:
+        for key, mask in self._selector.select(seconds):
+            key.data(mask)
 
     def _hear(self, number: int) -> None:
         """A worker speaks to its systemd, which is us."""
@@ -217,7 +224,7 @@ class Supervisor:
                     os.close(descriptor)
 
     def _heed(self, worker: _Worker, said: dict[str, str], descriptors: list[int]) -> None:
-        if "READY" in said and not worker.is_ready:
+        if "READY" in said and not worker.is_ready and not self._stopping:
             worker.is_ready = True
             if all(one.is_ready for one in self._workers):
                 self._open()
@@ -227,6 +234,10 @@ class Supervisor:
                 self._notifier.alive()
                 for one in self._workers:
                     one.has_fed = False
+        if "EXTEND_TIMEOUT_USEC" in said:
+            seconds = int(said["EXTEND_TIMEOUT_USEC"]) // 1_000_000
+            self._deadline = max(self._deadline, time.monotonic_ns() + seconds * SECOND)
+            self._notifier.extend(seconds)
         name = _prefix(worker.number) + said.get("FDNAME", "")
         if "FDSTORE" in said and descriptors:
             self._notifier.keep(name, descriptors[0])
@@ -276,6 +287,7 @@ class Supervisor:
                 self._stopping = True
 
     def _stop(self) -> None:
+        self._stopping = True
         self._notifier.stopping()
         if self._control is not None:
             self._control.close()
@@ -283,19 +295,20 @@ class Supervisor:
         for worker in self._workers:
             if worker.pid:
                 os.kill(worker.pid, signal.SIGTERM)
-        deadline = time.monotonic_ns() + PATIENCE
+        self._deadline = max(self._deadline, time.monotonic_ns() + PATIENCE)
         for worker in self._workers:
             while worker.pid:
                 pid, status = os.waitpid(worker.pid, os.WNOHANG)
                 if pid:
                     worker.pid = 0
                     self._code = self._code or abs(os.waitstatus_to_exitcode(status))
-                elif time.monotonic_ns() > deadline:
+                elif time.monotonic_ns() > self._deadline:
                     os.kill(worker.pid, signal.SIGKILL)
-                    deadline += PATIENCE
+                    self._deadline += PATIENCE
                 else:
-                    self._selector.select(REST)
+                    self._listen(REST)
             self._hear(worker.number)
+            self._selector.unregister(worker.notices)
             worker.notices.close()
             for path in (self._notices(worker.number), self._aggregate.paths[worker.number]):  # if it could not itself
                 with contextlib.suppress(OSError):
@@ -317,7 +330,7 @@ class Supervisor:
         for number in set(self._wakeup.recv(4096)):
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stopping = True
-            elif number == signal.SIGHUP and self._reload is None:
+            elif number == signal.SIGHUP and self._reload is None and not self._stopping:
                 self._notifier.reloading(time.monotonic_ns())
                 self._reload = self._aggregate.reload({})
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from daemon.running import PATIENCE, RULES, Datagrams, Running, wait_until
 
-from ctfw.service.client import Client
+from ctfw.service.client import Client, ClientError
 from lab.net import CLIENT, SERVER, Network
 
 pytestmark = pytest.mark.kernel
@@ -354,3 +354,34 @@ def test_members_that_were_kept_are_known_to_all(net: Network, tmp_path: Path) -
             with Client(f"{daemon.control}.{number}") as client:
                 assert len(list(client.pages("members"))) == len(kept), number
         assert call(daemon, "siblings")["lost"] == 0
+
+
+def test_the_control_socket_answers_while_a_reload_is_under_way(net: Network, tmp_path: Path) -> None:
+    with Running(net, tmp_path, rules=WORKERS) as daemon:
+        slow = call(daemon, "status")["workers"][2]["pid"]
+        os.kill(slow, signal.SIGSTOP)
+        try:
+            daemon.signal(signal.SIGHUP)
+            daemon.notice("RELOADING=1")
+            with Client(daemon.control, 2) as client, pytest.raises(ClientError, match="answers this for itself"):
+                client.call("events")
+        finally:
+            os.kill(slow, signal.SIGCONT)
+        daemon.notice("READY=1")
+
+
+def test_a_worker_that_needs_longer_for_its_end_gets_it(net: Network, tmp_path: Path) -> None:
+    """What it says to its systemd, which is the supervisor, goes on to the real one."""
+    with Running(net, tmp_path, rules=WORKERS) as daemon:
+        slow = call(daemon, "status")["workers"][2]["pid"]
+        daemon.signal(signal.SIGTERM)
+        daemon.notice("EXTEND_TIMEOUT_USEC=10000000")
+        assert daemon.process.wait(PATIENCE) == 0
+        assert not is_running(slow)
+
+
+def test_an_error_that_ends_a_worker_is_told(net: Network, tmp_path: Path) -> None:
+    changed = ["if self._number == 5: self._turn = None"]
+    with Running(net, tmp_path, rules=WORKERS, changed=changed) as daemon:
+        assert daemon.process.wait(PATIENCE) == 1
+        assert "TypeError: 'NoneType' object is not callable" in daemon.log()
