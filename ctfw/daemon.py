@@ -211,7 +211,7 @@ class Daemon:
         self._textfile = Textfile(self._parts, self._journal)
         self._textfile.configure(loaded.metrics)
         self._methods = Methods(self.engine, self.queue, self._kernel, self._status, self._flight, self._heat)
-        methods.update(Removal(self._tracker).table())
+        methods.update(Removal(self._tracker, self._keeper.note_removed).table())
         methods.update(self._reloading.methods())
         methods.update(
             self._methods.table(),

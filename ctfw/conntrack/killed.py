@@ -33,38 +33,42 @@ class Killed:
 
     def __init__(self, secret: bytes) -> None:
         self.count: i64 = 0
-        self._table = Table(secret)
+        self.table = Table(secret)
 
     def add(self, conn: Conn, tell: bool, now: i64, most: i64) -> None:
         """``conn`` was killed; ``tell`` resets its ends. ``most``: the limit of the table of connections."""
         entry = Conn(conn.key, conn.reply_key, now)
         entry.expires = max(conn.expires, now + QUIET)
         entry.l4state = _TOLD if tell and conn.key[0] == TCP else _SILENT
-        if len(self._table) >= (most if most != 0 else MOST):
-            self._table.early_drop(now)
-        self._table.insert(entry, now)
-        self.count = len(self._table)
+        if len(self.table) >= (most if most != 0 else MOST):
+            self.table.early_drop(now)
+        self.table.insert(entry, now)
+        self.count = len(self.table)
 
     def all(self) -> list[Conn]:
         """What is remembered, for whoever puts it on record; some may be over."""
-        return [entry for number in range(self._table.shards) for entry in self._table.shard(number)]
+        return [entry for number in range(self.table.shards) for entry in self.table.shard(number)]
+
+    def find(self, key: bytes, now: i64) -> Conn | None:
+        """What is remembered of the connection that had ``key`` as one of its two tuples."""
+        return self.table.find(key, now)
 
     def restore(self, entry: Conn, now: i64) -> None:
         """Remembers again what was remembered in an earlier life."""
-        self._table.insert(entry, now)
-        self.count = len(self._table)
+        self.table.insert(entry, now)
+        self.count = len(self.table)
 
     def meets(self, packet: Packet, now: i64) -> bool:
         """True when the packet is one of a killed connection. ``packet.key`` is complete, the zone included."""
-        entry = self._table.find(packet.key, now)
+        entry = self.table.find(packet.key, now)
         if entry is None:
-            self.count = len(self._table)
+            self.count = len(self.table)
             return False
         if packet.proto == TCP and tcp.check_header(packet) == 0:
             flags: i64 = packet.data[packet.l4 + 13]
             if tcp.segment_kind(flags) == tcp.SYN:
-                self._table.remove(entry, now)
-                self.count = len(self._table)
+                self.table.remove(entry, now)
+                self.count = len(self.table)
                 return False
         if entry.expires < now + QUIET:
             entry.expires = now + QUIET
@@ -72,24 +76,24 @@ class Killed:
 
     def is_told(self, packet: Packet, now: i64) -> bool:
         """True when who sent a packet that ``meets`` is to get a reset for it."""
-        entry = self._table.find(packet.key, now)
+        entry = self.table.find(packet.key, now)
         return entry is not None and entry.l4state == _TOLD
 
     def sweep(self, now: i64) -> None:
         """One bounded step of freeing what is over."""
-        self._table.sweep(now)
-        self.count = len(self._table)
+        self.table.sweep(now)
+        self.count = len(self.table)
 
     def shard(self, number: int) -> list[Conn]:
         """The entries of one shard, as those of a Table."""
-        return self._table.shard(number)
+        return self.table.shard(number)
 
     def remove(self, entry: Conn, now: i64) -> None:
         """Forgets one of them: its packets are judged like others."""
-        self._table.remove(entry, now)
-        self.count = len(self._table)
+        self.table.remove(entry, now)
+        self.count = len(self.table)
 
     def clear(self) -> None:
         """Forgets them all, at once."""
-        self._table.clear(0)
+        self.table.clear(0)
         self.count = 0

@@ -14,8 +14,8 @@ The table: kept as ``connections-0`` and ``connections-1``, two logs in memory t
 judged. Memory, because writing to a disk may have to wait, and no packet should; kept by systemd and not a file below
 /run, because it then lives exactly as long as the queue does, and when both come back with an exact log, the next
 daemon knows that no packet has passed in between. For what comes after a stop or a reboot, a thread copies the last
-complete log to the state directory, once a minute and at the end (there without fsync: a restart waits for it). Its
-copy never counts as exact.
+complete log to the state directory: once a minute, some seconds after somebody took connections out, and at the end
+(there without fsync: a restart waits for it). Its copy never counts as exact.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ FILE: Final = "connections"
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 SECOND: Final = 1_000_000_000
 COPY_INTERVAL: Final = 60 * SECOND
+COPY_SOON: Final = 5 * SECOND  # when the file is outdated
 PATIENCE_AT_THE_END: Final = 10  # seconds beside what the table takes
 PATIENCE: Final = 5.0  # seconds that the end waits for a copy that is under way
 _CHUNK: Final = 1 << 20
@@ -111,6 +112,7 @@ class TableKeeper:
         self._copy_error: OSError | None = None
         self._copied_at = 0
         self._copied = -1
+        self._is_outdated = False  # the file tells of connections that somebody has taken out
         self._logs: list[int] = []
         self._boot = _boot_id()
         if not self._is_active:
@@ -160,18 +162,31 @@ class TableKeeper:
             return
         is_copying = self._copying is not None and self._copying.is_alive()
         try:
+            saving.note_removed(now)
             saving.step(now, may_begin=not is_copying)
         except OSError as error:
             self._complain(error)
         if self._copy_error is not None:
             self._complain(self._copy_error)
             self._copy_error = None
-        is_due = self._path and saving.complete > self._copied and now - self._copied_at >= COPY_INTERVAL
+        interval = COPY_SOON if self._is_outdated else COPY_INTERVAL
+        is_due = self._path and saving.complete > self._copied and now - self._copied_at >= interval
         if is_due and not is_copying:
-            self._copied, self._copied_at = saving.complete, now
+            self._copied, self._copied_at, self._is_outdated = saving.complete, now, False
             log = saving.log_of(saving.complete)
-            self._copying = threading.Thread(target=self._copy, args=(log, True), daemon=True)
+            size = os.fstat(log).st_size  # now, for what was taken out may be appended while it is copied
+            self._copying = threading.Thread(target=self._copy, args=(log, size, True), daemon=True)
             self._copying.start()
+
+    def note_removed(self) -> None:
+        """Somebody took connections out by hand: puts that on record at once, and in the file soon."""
+        if self._saving is None:
+            return
+        try:
+            if self._saving.note_removed(time.monotonic_ns()):
+                self._copied, self._is_outdated = -1, True
+        except OSError as error:
+            self._complain(error)
 
     def finish(self) -> None:
         """Puts the table on record as it is now; no packet is judged any more."""
@@ -187,7 +202,7 @@ class TableKeeper:
             self._complain(error)
         else:
             if self._path:
-                self._copy(log, False)
+                self._copy(log, os.fstat(log).st_size, False)
         if self._copy_error is not None:
             self._complain(self._copy_error)
         for log in self._logs:
@@ -227,11 +242,11 @@ class TableKeeper:
             os.close(descriptor)
         return [log]
 
-    def _copy(self, log: int, durable: bool) -> None:
-        """The log as the file, whole or not at all. Runs beside the loop and leaves its complaint for it."""
+    def _copy(self, log: int, size: int, durable: bool) -> None:
+        """``size`` bytes of the log as the file, whole or not at all. Beside the loop: leaves its complaint for it."""
         try:
             with replacing(self._path, durable=durable) as file:
-                at, size = 0, os.fstat(log).st_size
+                at = 0
                 while at < size:
                     sent = os.sendfile(file.fileno(), log, at, _CHUNK)
                     if sent == 0:

@@ -5,13 +5,14 @@ taken up in the middle where rules and ``tcp_loose`` allow it. ``kill`` also cut
 filter, so that nobody means a few and gets all; ``flush`` is the word for all.
 
 Each goes through the table in slices, as everything long does here (pages.py). A client that goes away in the middle
-leaves it at what is done; a connection that comes meanwhile may be taken or not.
+leaves it at what is done; a connection that comes meanwhile may be taken or not. What an answer tells of is on record
+already (saving.py): no crash brings it back.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -26,10 +27,11 @@ from ctfw.service.session import INVALID_PARAMS, Method, Refused, Session
 
 
 class Removal:
-    """The methods, about one table."""
+    """The methods, about one table; ``note`` puts on record what was taken out of it until now."""
 
-    def __init__(self, tracker: ConnTrack) -> None:
+    def __init__(self, tracker: ConnTrack, note: Callable[[], object]) -> None:
         self._tracker = tracker
+        self._note = note
 
     def table(self) -> dict[str, Method]:
         """Every method by name."""
@@ -57,12 +59,14 @@ class Removal:
                 while conns:
                     now = time.monotonic_ns()
                     if len(conns) % LOOK == 0 and now > until:
+                        self._note()
                         yield
                         now = time.monotonic_ns()
                         until = now + SLICE
                     before = len(tracker.table)
                     remove(conns.pop(), now)  # popped, so that it is freed here and not with thousands of others
                     removed += before - len(tracker.table)
+        self._note()
         return {"removed": removed}
 
     def meets(self, params: dict[str, Any], session: Session) -> dict[str, bool]:
@@ -94,7 +98,12 @@ class Removal:
                     remove(conn, now)
                 yield line
 
-        return page(params, session, lambda: paged(taken()))
+        def noted() -> Iterator[list[str]]:
+            for lines in paged(taken()):
+                self._note()
+                yield lines
+
+        return page(params, session, noted)
 
     def _living(self) -> Iterator[tuple[Conn, int]]:
         table = self._tracker.table

@@ -4,10 +4,10 @@ Two ways. Exact: the writer stopped in order and no packet has passed since but 
 connection is what it was, to the number. Loose: the writer died, or packets may have passed unjudged meanwhile; TCP
 connections are then as if picked up in their middle (``tcp.loosen``), all else is taken as it was noted.
 
-The newest word on a connection counts; so the frames are read backwards, and what was seen once is not looked at
-again. When two logs come from one writer, a shard that the newer one has whole is not asked of the older one. How much
-time has passed is counted from the last frame: until then the writer lived, and may have refreshed what it had noted
-before.
+The newest word on a connection counts, be it that somebody took it out; so the frames are read backwards, and what was
+seen once is not looked at again. When two logs come from one writer, a shard that the newer one has whole is not asked
+of the older one. How much time has passed is counted from the last frame: until then the writer lived, and may have
+refreshed what it had noted before.
 
 The limit on the table holds. The rules' numbers go on: with the same rule file as before nothing is new to a
 connection, with another one it is as after a reload.
@@ -22,10 +22,24 @@ from typing import Final
 from ctfw.conntrack import tcp
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.image import calls_of_bytes, conn_key, conn_of_bytes, conn_size, expectations_of_bytes
+from ctfw.conntrack.killed import Killed
 from ctfw.conntrack.state import ASSURED
 from ctfw.engine import Engine
-from ctfw.service.snapshot import CALLS, CONNECTIONS, EXPECTATIONS, KILLED, SHARD, Frame, Log, SnapshotError
+from ctfw.service.snapshot import (
+    CALLS,
+    CONNECTIONS,
+    EXPECTATIONS,
+    FORGIVEN,
+    KILLED,
+    REMOVED,
+    SHARD,
+    Frame,
+    Log,
+    SnapshotError,
+    keys_of_bytes,
+)
 
+KEYS: Final = (REMOVED, FORGIVEN)  # frames that name keys and nothing more
 _LONGEST: Final = 1 << 61  # nanoseconds; no connection lives that long
 
 
@@ -61,11 +75,7 @@ def _restore(logs: Sequence[Log], engine: Engine, then: int, now: int, exact: bo
     done = Restored()
     unassured: list[Conn] = []
     children: list[tuple[Conn, bytes]] = []
-    killed: set[bytes] = set()
-    for entry in _killed(logs, then, now):
-        tracker.killed.restore(entry, now)
-        killed.add(entry.key)
-    for conn, master_key in _connections(logs, then, now, exact, killed):
+    for conn, master_key in _connections(logs, then, now, exact, tracker.killed):
         if not exact and conn.tcp is not None:
             tcp.loosen(conn, conn.tcp)
         if master_key:
@@ -100,34 +110,31 @@ def _follow_rules(logs: Sequence[Log], engine: Engine, rules: bytes) -> None:
         ruleset.follow(note.generation, note.floor, note.floor_means)
 
 
-def _killed(logs: Sequence[Log], then: int, now: int) -> Iterator[Conn]:
-    """What was killed, as the newest log says that has all of it."""
-    for log in logs:
-        if log.last(SHARD) is None and log is not logs[-1]:
-            continue
-        for frame in log.frames:
-            if frame.kind == KILLED:
-                for at in _places(log, frame):
-                    entry, _ = conn_of_bytes(log.data, at, then)
-                    if entry.expires > now:
-                        yield entry
-        return
-
-
-def _connections(
-    logs: Sequence[Log], then: int, now: int, exact: bool, killed: set[bytes]
-) -> Iterator[tuple[Conn, bytes]]:
-    """Those that live, each once, and their masters' keys. ``killed`` were put on record alive, and have died since."""
-    seen = set(killed)
+def _connections(logs: Sequence[Log], then: int, now: int, exact: bool, killed: Killed) -> Iterator[tuple[Conn, bytes]]:
+    """Those that live, each once, and their masters' keys. On the way ``killed`` gets back what was killed."""
+    seen: set[bytes] = set()
+    settled: set[bytes] = set()  # the same of what was killed
     for log, frame in _frames(logs):
+        if frame.kind in KEYS:
+            keys = keys_of_bytes(log.data[frame.body])
+            seen.update(keys)
+            if frame.kind == FORGIVEN:
+                settled.update(keys)
+            continue
         for at in _places(log, frame):
             if not exact:
                 key = conn_key(log.data, at)
-                if key in seen:
+                known = settled if frame.kind == KILLED else seen
+                if key in known:
                     continue
+                known.add(key)
                 seen.add(key)
             conn, master_key = conn_of_bytes(log.data, at, then)
-            if conn.expires > now:
+            if conn.expires <= now:
+                continue
+            if frame.kind == KILLED:
+                killed.restore(conn, now)
+            else:
                 yield conn, master_key
 
 
@@ -148,7 +155,10 @@ def _frames(logs: Sequence[Log]) -> Iterator[tuple[Log, Frame]]:
         writer = log.header.writer
         known = whole if writer == logs[0].header.writer else set()
         for frame in reversed(log.frames):
-            if frame.kind == CONNECTIONS and (log is logs[0] or frame.shard not in known):
+            if frame.kind == CONNECTIONS:
+                if log is logs[0] or frame.shard not in known:
+                    yield log, frame
+            elif frame.kind == KILLED or frame.kind in KEYS:
                 yield log, frame
         if log is logs[0]:
             whole = {frame.shard for frame in log.frames if frame.kind == SHARD}

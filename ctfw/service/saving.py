@@ -5,6 +5,9 @@ of the loop's time in each tick; then the other log is out of date. So there is 
 are so together, however abruptly this process ends. While a cycle takes longer than YOUNG, the connections that came
 since are written twice each, ahead of their turn: nearly all of what is worth keeping is at most a second old.
 
+What somebody takes out of the table (a command, a reload) is said at once, in the log that is under way and in the
+complete one: no crash brings it back, and neither does the copy on disk that is made of the complete one.
+
 The logs lie in memory (memfd): writing to them waits for no disk. ``finish`` writes a last one at the end, when no
 packet comes any more, and marks it exact.
 
@@ -30,14 +33,17 @@ from ctfw.service.snapshot import (
     CONNECTIONS,
     EXACT,
     EXPECTATIONS,
+    FORGIVEN,
     KILLED,
     MOST_BYTES,
+    REMOVED,
     RULES,
     SHARD,
     WRITER_SIZE,
     Header,
     RulesNote,
     frame_bytes,
+    keys_to_bytes,
 )
 
 SECOND: Final = 1_000_000_000
@@ -45,6 +51,7 @@ SLICE: Final = 1_500_000  # of the loop's time in one tick, and what the last pa
 CYCLE: Final = SECOND  # the least time between the beginnings of two
 YOUNG: Final = SECOND
 PART: Final = 64  # connections in one frame: between a tenth and a third of a millisecond
+KEYS: Final = 1024  # in one frame
 SHARDS_A_TICK: Final = 26  # all of them in a second
 
 
@@ -75,9 +82,11 @@ class Saving:
         self._digest = b""
         self._work: Iterator[None] | None = None
         self._begun = 0
-        self._size = 0
+        self._sizes = dict.fromkeys(logs, 0)
         self._young_shard = 0
         self._noted = 0
+        engine.tracker.table.removed = []
+        engine.tracker.killed.table.removed = []
 
     def size_of_table(self) -> int:
         """How many connections there are."""
@@ -106,6 +115,29 @@ class Saving:
                 self._work = None
                 return
 
+    def note_removed(self, now: int) -> bool:
+        """Puts on record what was taken out since the last time; whether there was any of it. Raises OSError."""
+        table, killed = self._engine.tracker.table, self._engine.tracker.killed
+        removed, forgiven = table.removed, killed.table.removed
+        if not removed and not forgiven:
+            return False
+        table.removed, killed.table.removed = [], []
+        keys = []
+        cut = []
+        for key in removed or ():
+            entry = killed.find(key, now)
+            if entry is None:
+                keys.append(key)
+            else:
+                cut.append(entry)
+        last = self._cycle - 1
+        for log in {self.log_of(last), self.log_of(self.complete if self.complete >= 0 else last)}:
+            self._write_keys(log, FORGIVEN, forgiven or [], now)
+            self._write_keys(log, REMOVED, keys, now)
+            for at in range(0, len(cut), PART):
+                self._write_conns(log, KILLED, 0, cut[at : at + PART], now)
+        return True
+
     def finish(self, now: int) -> int:
         """Writes all of the table at once, which is not to change any more; the log's descriptor. Raises OSError."""
         if self._work is not None:
@@ -120,8 +152,8 @@ class Saving:
         cycle = self._cycle
         self._cycle += 1
         self._begun = now
-        self._size = 0
         log = self.log_of(cycle)
+        self._sizes[log] = 0
         os.ftruncate(log, 0)
         os.lseek(log, 0, os.SEEK_SET)
         self._write(log, Header(self._boot, self._writer, cycle).to_bytes())
@@ -166,6 +198,10 @@ class Saving:
         if body:
             self._frame(log, kind, shard, body, now)
 
+    def _write_keys(self, log: int, kind: int, keys: list[bytes], now: int) -> None:
+        for at in range(0, len(keys), KEYS):
+            self._frame(log, kind, 0, keys_to_bytes(keys[at : at + KEYS]), now)
+
     def _note(self, log: int, now: int) -> None:
         """What is there beside connections: the rules' numbers, what is expected, the calls."""
         self._noted = now
@@ -185,8 +221,8 @@ class Saving:
         self._write(log, frame_bytes(kind, shard, body, now, time.time_ns()))
 
     def _write(self, log: int, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > MOST_BYTES:
+        self._sizes[log] += len(data)
+        if self._sizes[log] > MOST_BYTES:
             self._work = None
             raise OSError(f"more than {MOST_BYTES} bytes")
         while data:

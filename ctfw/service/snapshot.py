@@ -4,11 +4,14 @@ One log is written in one go round the table (a cycle). It begins with a header:
 version, on which boot, the number of the cycle. Frames follow, each with a checksum and the moment of its writing:
 
     RULES         the generation of the rules in force, and which of its connections they have to look at
-    KILLED        some of those that were killed, whose packets are to be dropped; before the first SHARD
+    KILLED        some of those that were killed, whose packets are to be dropped: all before the first SHARD, and each
+                  once more when it happens
     CONNECTIONS   some connections of one shard of the writer's table; a later one replaces an earlier of the same key
     SHARD         all of this shard has been written since the header: what an older log says of it is out of date
+    REMOVED       keys of connections that somebody took out: what stands before this of them is void
+    FORGIVEN      keys of killed ones whose packets are judged again; what stands before this of them is void
     EXPECTATIONS  all of them, and CALLS likewise; a later frame replaces an earlier one
-    COMPLETE      the whole table has been written since the header
+    COMPLETE      the whole table has been written since the header; what was taken out since may follow
     EXACT         and nothing has happened to it meanwhile: the writer has stopped
 
 What a connection consists of is ctfw.conntrack.image's business. Nothing here is a point in time by which a connection
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,6 +43,8 @@ CALLS: Final = 5
 COMPLETE: Final = 6
 EXACT: Final = 7
 KILLED: Final = 8
+REMOVED: Final = 9
+FORGIVEN: Final = 10
 
 MAGIC: Final = b"ctfw\0log"
 BOOT_SIZE: Final = 16
@@ -105,7 +111,7 @@ class Log:
 
     def is_complete(self) -> bool:
         """True when it tells of the whole table by itself."""
-        return bool(self.frames) and self.frames[-1].kind in (COMPLETE, EXACT)
+        return any(frame.kind in (COMPLETE, EXACT) for frame in reversed(self.frames))
 
     def is_exact(self) -> bool:
         """True when nothing has happened between its frames."""
@@ -133,6 +139,24 @@ def frame_bytes(kind: int, shard: int, body: bytes, monotonic: int, unix: int) -
     """A frame, ready to be appended."""
     head = _FRAME.pack(kind, 0, shard, len(body), monotonic, unix, 0)[:-4]
     return head + zlib.crc32(body, zlib.crc32(head)).to_bytes(4, "little") + body
+
+
+def keys_to_bytes(keys: Iterable[bytes]) -> bytes:
+    """The body of a REMOVED or FORGIVEN frame."""
+    return b"".join([bytes((len(key),)) + key for key in keys])
+
+
+def keys_of_bytes(body: bytes) -> list[bytes]:
+    """The keys that such a body names. Raises ValueError."""
+    keys = []
+    at = 0
+    while at < len(body):
+        end = at + 1 + body[at]
+        if end > len(body):
+            raise ValueError("a key ends early")
+        keys.append(body[at + 1 : end])
+        at = end
+    return keys
 
 
 def read_log(data: bytes) -> Log:

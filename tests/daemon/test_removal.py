@@ -34,7 +34,7 @@ class Asked:
         for talk in self.talks:
             talk.client()
         self.tcp = Tcp(self.gateway).opened()
-        self.removal = Removal(self.gateway.tracker)
+        self.removal = Removal(self.gateway.tracker, lambda: None)
         self.session = Session(Peer(1, 0, frozenset({0})))
 
     def ask(self, method: str, **params: object) -> list[str]:
@@ -98,7 +98,7 @@ def test_a_large_table_is_emptied_in_slices() -> None:
     gateway = Gateway(max=0)
     for port in range(1, 20_000):
         Udp(gateway, sport=port).client()
-    slices = sum(1 for _ in Removal(gateway.tracker).flush({}, Session(Peer(1, 0, frozenset()))))
+    slices = sum(1 for _ in Removal(gateway.tracker, lambda: None).flush({}, Session(Peer(1, 0, frozenset()))))
     assert slices > 1 and len(gateway.tracker.table) == 0
 
 
@@ -109,8 +109,32 @@ def test_many_killed_are_forgotten_in_slices() -> None:
         assert said.conn is not None
         gateway.tracker.kill(said.conn, False, gateway.now)
     assert gateway.tracker.killed.count == 19_999
-    slices = sum(1 for _ in Removal(gateway.tracker).flush({}, Session(Peer(1, 0, frozenset()))))
+    slices = sum(1 for _ in Removal(gateway.tracker, lambda: None).flush({}, Session(Peer(1, 0, frozenset()))))
     assert slices > 1 and gateway.tracker.killed.count == 0
+
+
+@pytest.mark.parametrize("method", ["delete", "kill", "flush"])
+def test_what_an_answer_tells_of_is_on_record(method: str) -> None:
+    gateway = Gateway(max=0)
+    table = gateway.tracker.table
+    for port in range(1, 20_000):
+        Udp(gateway, sport=port).client()
+    table.removed = []
+
+    def note() -> None:
+        table.removed = []
+
+    removal, session = Removal(gateway.tracker, note), Session(Peer(1, 0, frozenset({0})))
+    if method == "flush":
+        for _ in removal.flush({}, session):
+            assert table.removed == []
+    else:
+        ask = removal.delete if method == "delete" else removal.kill
+        params: dict[str, Any] = {"only": {"proto": "udp"}}
+        while ask(params, session)["more"]:
+            assert table.removed == []
+            params["next"] = True
+    assert len(table) == 0 and table.removed == []
 
 
 def test_whether_a_filter_means_a_session(asked: Asked) -> None:

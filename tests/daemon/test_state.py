@@ -59,6 +59,24 @@ def test_after_a_sigkill_the_copy_that_was_made_meanwhile_is_picked_up(net: Netw
             assert path.answered()
 
 
+def test_what_was_deleted_is_soon_out_of_the_copy_too(net: Network, tmp_path: Path) -> None:
+    state = tmp_path / "connections"
+    soon = ("import ctfw.service.handover", "ctfw.service.handover.COPY_SOON = 0")
+    with Datagrams(net, OPEN) as path:
+        with Running(net, again(tmp_path, "1"), "--state", str(tmp_path)) as daemon:
+            assert path.answered()
+            daemon.stop()
+        before = state.stat().st_ino
+        with Running(net, again(tmp_path, "2"), "--state", str(tmp_path), rules=STRICT, changed=soon) as daemon:
+            assert path.answered()
+            daemon.ctfw("delete", "-p", "udp")
+            wait_until(lambda: state.stat().st_ino != before)
+            daemon.signal(signal.SIGKILL)
+            daemon.process.wait()
+        with Running(net, again(tmp_path, "3"), "--state", str(tmp_path), rules=STRICT):
+            assert not path.arrives()
+
+
 def test_a_state_directory_that_cannot_be_written_is_told_and_nothing_else_happens(
     net: Network, tmp_path: Path
 ) -> None:
