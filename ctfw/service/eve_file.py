@@ -52,6 +52,10 @@ class EveFile:
         self._lines.put(None)
         self._thread.join(patience)
 
+    def is_over(self) -> bool:
+        """True when its thread has ended: the counters stay as they are."""
+        return not self._thread.is_alive()
+
     def _run(self) -> None:
         going_on = True
         while going_on:

@@ -38,12 +38,13 @@ class EveLog:
         self._settings: EveSettings | None = None
         self._limit = Limit(1, 1)
         self._file: EveFile | None = None
-        self._before = (0, 0)  # written and lost to files of before
+        self._former: list[EveFile] = []  # whose threads may still write what waited
+        self._before = [0, 0]  # written and lost to those that have ended
 
     def configure(self, settings: EveSettings | None) -> None:
         """What the rule file says now; None ends the log."""
         if self._file is not None and (settings is None or settings.path != self._file.path):
-            self._end()
+            self._leave(self._file)
         if settings is not None and self._file is None:
             self._file = EveFile(settings.path)
         if settings is not None and settings != self._settings:
@@ -78,11 +79,11 @@ class EveLog:
 
     def written(self) -> int:
         """Records that are in the file, or were in those of before."""
-        return self._before[0] + (self._file.written if self._file is not None else 0)
+        return self._before[0] + sum(one.written for one in self._files())
 
     def lost(self) -> int:
         """Records that found no room or no disk."""
-        return self._before[1] + (self._file.lost if self._file is not None else 0)
+        return self._before[1] + sum(one.lost for one in self._files())
 
     def error(self) -> str:
         """What is wrong with the file."""
@@ -91,7 +92,7 @@ class EveLog:
     def close(self) -> None:
         """The end of the daemon."""
         if self._file is not None:
-            self._end()
+            self._file.close()
 
     def _takes(self, now: int) -> bool:
         if self._limit.take(now):
@@ -103,11 +104,16 @@ class EveLog:
         if self._file is not None:
             self._file.write(json.dumps(record, separators=(",", ":")).encode())
 
-    def _end(self) -> None:
-        if self._file is None:
-            return
-        self._file.close()
-        self._before = (self.written(), self.lost())
+    def _files(self) -> list[EveFile]:
+        return self._former if self._file is None else [*self._former, self._file]
+
+    def _leave(self, file: EveFile) -> None:
+        """Has its thread write what waits and end; packets do not wait for that."""
+        file.close(0)
+        for ended in [one for one in self._former if one.is_over()]:
+            self._former.remove(ended)
+            self._before = [self._before[0] + ended.written, self._before[1] + ended.lost]
+        self._former.append(file)
         self._file = None
 
 

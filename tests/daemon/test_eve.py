@@ -1,10 +1,13 @@
 """The EVE log: Suricata's records, a file that may be moved, full or slow, and a daemon that writes it."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,10 +20,13 @@ from engine.conversation import CLIENT, CLIENT6, SERVER, SERVER6, Gateway, Ping,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctfw.config.eve import EveSettings
 from ctfw.conntrack.events import DESTROY, Events
 from ctfw.service.community_id import community_id
 from ctfw.service.eve import FLOW_ID_BITS, drop_record, flow_record, timestamp
 from ctfw.service.eve_file import EveFile
+from ctfw.service.eve_log import EveLog
+from ctfw.service.events import EventStream
 from lab.net import CLIENT as REAL_CLIENT
 from lab.net import SERVER as REAL_SERVER
 from lab.net import Network
@@ -274,6 +280,51 @@ def test_what_finds_no_room_is_lost(log: EveFile) -> None:
         if log.lost:
             break
     assert log.lost
+
+
+# Stops one thread of a process, as a disk that does not answer does, until its standard input ends.
+_HOLD = """
+import ctypes, sys
+ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+for request in (0x4206, 0x4207):  # PTRACE_SEIZE, PTRACE_INTERRUPT
+    if ptrace(request, int(sys.argv[1]), None, None):
+        sys.exit(f"ptrace: {ctypes.get_errno()}")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def held(thread: int) -> Iterator[None]:
+    command = [sys.executable, "-c", _HOLD, str(thread)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        yield
+        holder.communicate()
+
+
+@pytest.mark.kernel
+def test_a_reload_does_not_wait_for_a_disk_that_does_not_answer(tmp_path: Path) -> None:
+    gateway = Gateway()
+    Tcp(gateway).client("syn", refused=True)
+    log = EveLog(gateway.engine, EventStream(gateway.tracker))
+    paths = [tmp_path / "eve.json", tmp_path / "other.json"]
+    settings = [EveSettings(str(path), flow=True, drop=True, interval=1) for path in paths]
+    log.configure(settings[0])
+    (thread,) = [one.native_id for one in threading.enumerate() if one.name == "ctfw-eve"]
+    assert thread is not None
+    with held(thread):
+        log.packet(gateway.engine._judgement, "lan0", "wan0", 0, gateway.now)
+        begun = time.monotonic()
+        log.configure(settings[1])
+        assert time.monotonic() - begun < 0.5
+        log.packet(gateway.engine._judgement, "lan0", "wan0", 0, gateway.now)
+        wait_until(lambda: log.written() == 1)
+    wait_until(lambda: log.written() == 2)
+    log.close()
+    assert [len(records(path)) for path in paths] == [1, 1]
+    assert (log.written(), log.lost()) == (2, 0)
 
 
 # The daemon
