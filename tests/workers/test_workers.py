@@ -381,7 +381,7 @@ def test_a_worker_that_needs_longer_for_its_end_gets_it(net: Network, tmp_path: 
 
 
 def test_an_error_that_ends_a_worker_is_told(net: Network, tmp_path: Path) -> None:
-    changed = ["if self._number == 5: self._turn = None"]
-    with Running(net, tmp_path, rules=WORKERS, changed=changed) as daemon:
+    with Running(net, tmp_path, rules=WORKERS, changed=["self._reloading.ask = None"]) as daemon:
+        os.kill(call(daemon, "status")["workers"][1]["pid"], signal.SIGHUP)
         assert daemon.process.wait(PATIENCE) == 1
         assert "TypeError: 'NoneType' object is not callable" in daemon.log()
