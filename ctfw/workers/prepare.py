@@ -6,6 +6,7 @@ which then finds the rules loaded. What was prepared holds for one reload; ``dis
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -58,7 +59,7 @@ class Prepare:
     def fit(self, loaded: config.Config) -> config.Config:
         """Takes out what only one daemon can do, and says so; a file that each writes is each one's own."""
         if loaded.eve is not None:
-            loaded.eve = replace(loaded.eve, path=f"{loaded.eve.path}.{self._number}")
+            loaded.eve = replace(loaded.eve, path=own_path(loaded.eve.path, self._number))
         if loaded.metrics is not None:
             loaded.metrics = None
             text = "metrics: no textfile with workers"
@@ -67,3 +68,9 @@ class Prepare:
             text = f"workers {loaded.workers}: needs a restart, still {self._size}"
             loaded.warnings.append(config.Problem(loaded.path, 0, 0, "warning", text))
         return loaded
+
+
+def own_path(path: str, number: int) -> str:
+    """The log of one worker: eve.1.json. Behind the ending, the number would be that of a log that was rotated."""
+    stem, ending = os.path.splitext(path)
+    return f"{stem}.{number}{ending}"
