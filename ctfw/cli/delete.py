@@ -30,8 +30,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser(
         "kill",
         help="cut connections",
-        description="Forgets the connections that the filters mean, prints them, and drops their packets until both "
-        "ends have stopped. A TCP end that opens a new connection with a SYN is judged by the rules.",
+        description="Forgets the connections that the filters mean and those that belong to them, as the data "
+        "connections of an FTP session; prints them, and drops their packets until both ends have stopped. A TCP end "
+        "that opens a new connection with a SYN is judged by the rules.",
     )
     parser.add_argument("--reset", action="store_true", help="answer the next TCP segment of each end with a reset")
     parser.add_argument("--force", action="store_true", help="also when that ends the SSH session that asks")
@@ -60,7 +61,7 @@ def kill(arguments: argparse.Namespace) -> int:
     """`ctfw kill`; returns the exit code."""
     only = _filter(arguments)
     with Client(socket_path(arguments.socket)) as client:
-        if not arguments.force and _is_own_session(client, only):
+        if not arguments.force and _is_own_session(client, only, related=True):
             if not arguments.dry_run:
                 raise ClientError("kill: this would cut the SSH session that you are in; nothing was done; see --force")
             _warn("the SSH session that you are in is among them")
@@ -94,9 +95,9 @@ def _filter(arguments: argparse.Namespace) -> dict[str, str]:
     return only
 
 
-def _is_own_session(client: Client, only: dict[str, str]) -> bool:
+def _is_own_session(client: Client, only: dict[str, str], related: bool = False) -> bool:
     session = ssh_session()
-    return session is not None and bool(client.call("meets", tuple=session, only=only)["meets"])
+    return session is not None and bool(client.call("meets", tuple=session, only=only, related=related)["meets"])
 
 
 def _warn(text: str) -> None:

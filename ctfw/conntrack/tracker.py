@@ -20,7 +20,7 @@ from ctfw.conntrack.events import DELETED, KILLED, REOPENED, RESET, UPDATE
 from ctfw.conntrack.events import NEW as NEW_CONNECTION
 from ctfw.conntrack.expect import ADDED, Expectation, Expectations
 from ctfw.conntrack.helpers.inspect import inspect
-from ctfw.conntrack.helpers.pptp import end_call
+from ctfw.conntrack.helpers.pptp import end_call, tunnels
 from ctfw.conntrack.killed import Killed
 from ctfw.conntrack.settings import PPTP, Settings
 from ctfw.conntrack.siblings import Siblings
@@ -242,10 +242,17 @@ class ConnTrack:
             end_call(conn, self._expectations, self._calls, self.table, now)
         self._expectations.remove_master(conn)
 
-    def kill(self, conn: Conn, tell: bool, now: i64) -> None:
-        """Takes one connection out and drops its packets until its ends stop; ``tell``: TCP's are reset."""
-        self.remove(conn, now, KILLED)
-        self.killed.add(conn, tell, now, self.settings.max)
+    def kill(self, conn: Conn, tell: bool, now: i64) -> list[Conn]:
+        """Takes one connection out and drops its packets until its ends stop; ``tell``: TCP's are reset.
+
+        Returns what was taken out: a PPTP call's tunnel goes with its control connection.
+        """
+        cut = tunnels(conn, self.table, now) if conn.helper == PPTP else []
+        cut.append(conn)
+        for one in cut:
+            self.remove(one, now, KILLED)
+            self.killed.add(one, tell, now, self.settings.max)
+        return cut
 
     def flush(self, now: i64 = 0) -> None:
         """Forgets every connection and expectation, and what was killed."""

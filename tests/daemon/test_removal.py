@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from daemon.running import COMMAND, OPEN, Datagrams, Running
 from engine.conversation import CLIENT, SERVER, Gateway, Tcp, Udp
+from engine.test_gre_pptp import Pptp
 from hook.hooked import judged, needs_both_iptables
 
 from ctfw.cli.asker import ssh_session
@@ -82,6 +83,84 @@ def test_kill_tells_the_ends_when_asked_to(asked: Asked) -> None:
     asked.ask("kill", only={"proto": "tcp"}, reset=True)
     asked.tcp.client("ack").is_dropped_unasked("killed")
     assert asked.gateway.engine._judgement.reject != 0
+
+
+class Sessions:
+    """Two FTP sessions, each with a transfer under way."""
+
+    def __init__(self) -> None:
+        self.gateway = Gateway({"ftp": [21], "pptp": [1723]})
+        self.gateway.now = 1 << 62  # ahead of any clock
+        self.controls = [Tcp(self.gateway, sport=sport, dport=21).opened() for sport in (40000, 40001)]
+        self.data = []
+        for number, talk in enumerate(self.controls):
+            talk.client("ack", b"USER x\r\n")
+            talk.client("ack", b"PORT 10,1,0,2,100,%d\r\n" % number)
+            data = Tcp(self.gateway, SERVER, CLIENT, 20, 25600 + number)
+            data.client("syn").is_related("ORIGINAL")
+            data.server("syn ack")
+            self.data.append(data)
+        self.removal = Removal(self.gateway.tracker, lambda: None)
+        self.session = Session(Peer(1, 0, frozenset({0})))
+
+    def ask(self, method: str, **params: object) -> set[str]:
+        """The ports that were called of what was taken out."""
+        ask: Any = self.removal.table()[method]
+        answer = ask(params, self.session)
+        lines = answer["entries"]
+        if answer["more"]:
+            assert ask({**params, "next": True}, self.session) == {"entries": [], "more": False}
+        assert len(set(lines)) == len(lines)
+        return {found[0] for line in lines if (found := re.findall(r"dport=(\d+)", line))}
+
+
+def test_kill_takes_along_what_belongs_to_it() -> None:
+    sessions = Sessions()
+    for dry_run in (True, False):
+        assert sessions.ask("kill", only={"sport": "40000", "dport": "21"}, dry_run=dry_run) == {"21", "25600"}
+    sessions.data[0].client("ack", b"more").is_dropped_unasked("killed")
+    sessions.data[1].client("ack", b"more").is_established("ORIGINAL")
+    for dry_run in (True, False):
+        assert sessions.ask("kill", only={"proto": "tcp"}, dry_run=dry_run) == {"21", "25601"}  # each of them once
+
+
+def test_delete_does_not() -> None:
+    sessions = Sessions()
+    assert sessions.ask("delete", only={"dport": "21"}) == {"21"}
+    sessions.data[0].client("ack", b"more").is_established("ORIGINAL")
+    # Nor does a kill afterwards: what is long over brings nothing to its end.
+    assert sessions.ask("kill", only={"dport": "21"}) == set()
+
+
+def test_what_belongs_to_what_belongs_to_it() -> None:
+    sessions = Sessions()
+    sessions.data[1].conn.master = sessions.data[0].conn
+    assert sessions.ask("kill", only={"sport": "40000"}) == {"21", "25600", "25601"}
+
+
+def test_a_circle_of_masters_is_no_trap() -> None:
+    sessions = Sessions()
+    conn = sessions.data[0].conn
+    conn.master = conn
+    assert sessions.ask("kill", only={"sport": "40000"}) == {"21"}
+
+
+def test_the_tunnel_of_a_killed_pptp_session_is_told_too() -> None:
+    gateway = Sessions().gateway
+    call = Pptp(gateway).calls_out()
+    call.from_client()
+    removal, session = Removal(gateway.tracker, lambda: None), Session(Peer(1, 0, frozenset({0})))
+    for dry_run in (True, False):
+        answer = removal.kill({"only": {"dport": "1723"}, "dry_run": dry_run}, session)
+        assert sorted(line.split()[0] for line in answer["entries"]) == ["gre", "tcp"]
+    assert not gateway.tracker.calls() and gateway.tracker.killed.count == 2
+
+
+def test_a_session_that_belongs_to_what_would_be_killed_is_found() -> None:
+    sessions = Sessions()
+    own = {"tuple": [SERVER, 20, CLIENT, 25600], "only": {"dport": "21"}}
+    assert sessions.removal.meets(own, sessions.session) == {"meets": False}
+    assert sessions.removal.meets({**own, "related": True}, sessions.session) == {"meets": True}
 
 
 def test_flush_takes_all_and_forgets_the_killed(asked: Asked) -> None:

@@ -176,6 +176,17 @@ def _expect_call(
         expectations.remove(one)
 
 
+def tunnels(conn: Conn, table: Table, now: i64) -> list[Conn]:
+    """The connection of a control connection's call: none before its first packet, two while nobody has answered."""
+    found: list[Conn] = []
+    known = conn.helper_data
+    for key in _call_keys(conn, known) if known is not None else []:
+        tunnel = table.find(key, now)
+        if tunnel is not None and tunnel not in found:
+            found.append(tunnel)
+    return found
+
+
 def end_call(conn: Conn, expectations: Expectations, calls: gre.Calls, table: Table, now: i64) -> None:
     """Forgets the call of a control connection, what is expected of it, and its tunnel: it was hung up, or is over."""
     calls.remove_master(conn)
