@@ -22,7 +22,7 @@ from ctfw.service.status import DEGRADED, FAILING, OK
 
 PATIENCE: Final = 5.0
 LOADING: Final = 120.0  # a rule file may be long
-APART: Final = ("directions", "events", "flight", "live", "metrics", "meets")
+APART: Final = ("directions", "events", "flight", "live", "metrics")
 
 _HEALTH: Final = (OK, DEGRADED, FAILING)
 # Of `status`: figures that are added up, and those of which the largest counts. The rest is the first worker's.
@@ -63,6 +63,9 @@ class Aggregate:
         # Whoever takes it out first tells the others, who then find it gone.
         methods["set_del"] = lambda params, session: {
             "removed": any(answer["removed"] for answer in self._all("set_del", params))
+        }
+        methods["meets"] = lambda params, session: {
+            "meets": any(answer["meets"] for answer in self._all("meets", params))
         }
         methods["panic"] = lambda params, session: self._all("panic", params)[0]
         methods["rollback"] = lambda params, session: self._all("rollback", params)[0]

@@ -195,6 +195,15 @@ def test_an_expectation_is_fulfilled_at_another_worker(net: Network, tmp_path: P
         assert {rule["name"]: rule["packets"] for rule in daemon.stats()["rules"]}["expected"] >= 12
         asked = call(daemon, "siblings")
         assert asked["asked"] > asked["unanswered"] and (asked["unasked"], asked["lost"]) == (0, 0)
+        # Each worker knows what belongs to whom, wherever that is; and one of them knows the session that is asked for.
+        (entry,) = call(daemon, "list", form="dict", only={"dport": "6667"})["entries"]
+        for tuple_, meets in (
+            ((CLIENT, entry["original"]["sport"], SERVER, 6667), True),
+            ((CLIENT, 1, SERVER, 2), False),
+        ):
+            assert call(daemon, "meets", tuple=tuple_, only={"proto": "tcp"}) == {"meets": meets}
+        killed = daemon.ctfw("kill", "--dport", "6667").stdout.splitlines()
+        assert len(killed) == 13 and not [one for one in connections(daemon) if one["proto"] == "tcp"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
