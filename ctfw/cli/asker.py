@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-_GENERATIONS: Final = 16
+_GENERATIONS: Final = 32
 _NAME: Final = b"SSH_CONNECTION="
 
 Session = tuple[str, int, str, int]

@@ -6,9 +6,8 @@ Owns the words, and which connection stays: the SSH session that the command is 
 from __future__ import annotations
 
 import argparse
-import os
 
-from ctfw.cli.own_session import ssh_ends
+from ctfw.cli.asker import ssh_session
 from ctfw.service.client import Client, socket_path
 from ctfw.service.panic import LONGEST
 
@@ -21,8 +20,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "panic",
         help="drop everything for a while",
         description="Drops every packet that comes to ctfw, whatever the rules say, for a bounded time; then the rules "
-        "hold again by themselves. What stays: loopback and whatever else is never queued, connections that a rule has "
-        "offloaded to the kernel, and the SSH session in which the command is typed.",
+        "hold again by themselves. What stays: loopback and whatever else is never queued, and the SSH session in "
+        "which the command is typed. Connections that a rule has offloaded are taken back from the kernel in moments.",
     )
     parser.add_argument("switch", choices=("on", "off"))
     parser.add_argument(
@@ -40,7 +39,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def panic(arguments: argparse.Namespace) -> int:
     """`ctfw panic`; returns the exit code."""
-    ends = None if arguments.no_session else ssh_ends(os.environ, os.getpid())
+    ends = None if arguments.no_session else ssh_session()
     session = dict(zip(("src", "sport", "dst", "dport"), ends, strict=True)) if ends is not None else None
     with Client(socket_path(arguments.socket)) as client:
         if arguments.switch == "off":
