@@ -19,18 +19,10 @@ from typing import Final
 
 from ctfw.nfqueue import attribute
 from ctfw.packet import address_size
+from ctfw.service.netlink import ACK, ERROR, HEADER, MOST_BYTES, NESTED, attributes, dump, opened, request
 
-_NETLINK_NETFILTER: Final = 12
 _NEW: Final = 1 << 8 | 0
 _GET: Final = 1 << 8 | 1
-_ERROR: Final = 2
-_DONE: Final = 3
-_REQUEST: Final = 1
-_ACK: Final = 4
-_DUMP: Final = 0x300
-_NESTED: Final = 0x8000
-_HEADER: Final = 20  # nlmsghdr and nfgenmsg
-_BUFFER: Final = 1 << 16
 
 _TUPLE_ORIG: Final = 1
 _TIMEOUT: Final = 7
@@ -59,8 +51,7 @@ class KernelTable:
     """A socket to ask by. The constructor raises OSError where there is no ctnetlink."""
 
     def __init__(self) -> None:
-        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        self._sock.setblocking(False)
+        self._sock = opened(0)
 
     def close(self) -> None:
         self._sock.close()
@@ -68,7 +59,7 @@ class KernelTable:
     def find(self, key: bytes, reply_key: bytes) -> Entry | None:
         """The entry that has one of the two tuples; None when there is none. Raises OSError when it cannot be asked."""
         for one in (key, reply_key):
-            kind, body = self._ask(_GET, _REQUEST, one, _tuple(_TUPLE_ORIG, one))
+            kind, body = self._ask(_GET, 0, one, _tuple(_TUPLE_ORIG, one))
             if kind == _NEW:
                 return _entry(body)
             code = -int(struct.unpack_from("=i", body)[0])
@@ -80,7 +71,7 @@ class KernelTable:
         """Takes these bits from the mark; False when the entry is gone. Raises OSError when that is refused."""
         body = _tuple(_TUPLE_ORIG, entry.key)
         body += attribute(_MARK, bytes(4)) + attribute(_MARK_MASK, struct.pack(">I", bits))
-        _, answer = self._ask(_NEW, _REQUEST | _ACK, entry.key, body)
+        _, answer = self._ask(_NEW, ACK, entry.key, body)
         code = -int(struct.unpack_from("=i", answer)[0])
         if code not in (0, errno.ENOENT):
             raise OSError(code, os.strerror(code))
@@ -88,37 +79,25 @@ class KernelTable:
 
     def marked(self, bits: int) -> Iterator[Entry]:
         """Every entry whose mark has all of these bits. Walks the whole table: for the start only. Raises OSError."""
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as sock:
-            value = struct.pack(">I", bits)
-            body = attribute(_MARK, value) + attribute(_MARK_MASK, value)
-            sock.send(_message(_GET, _REQUEST | _DUMP, socket.AF_UNSPEC, body))
-            while True:
-                data = sock.recv(_BUFFER)
-                at = 0
-                while at + 16 <= len(data):
-                    size, kind = struct.unpack_from("=IH", data, at)
-                    if kind in (_DONE, _ERROR):
-                        return
-                    entry = _entry(data[at + _HEADER : at + size])
-                    if entry.mark & bits == bits:  # older kernels do not filter
-                        yield entry
-                    at += size + 3 & ~3
+        value = struct.pack(">I", bits)
+        body = attribute(_MARK, value) + attribute(_MARK_MASK, value)
+        with opened() as asker:
+            for _, found in dump(asker, _GET, socket.AF_UNSPEC, body):
+                entry = _entry(found)
+                if entry.mark & bits == bits:  # older kernels do not filter
+                    yield entry
 
     def _ask(self, kind: int, flags: int, key: bytes, body: bytes) -> tuple[int, bytes]:
         family = socket.AF_INET if address_size(key) == 4 else socket.AF_INET6
-        self._sock.send(_message(kind, flags, family, body))
+        self._sock.send(request(kind, flags, family, body))
         while True:
-            data = self._sock.recv(_BUFFER)
+            data = self._sock.recv(MOST_BYTES)
             answer: int = struct.unpack_from("=4xH", data)[0]
-            if answer == _ERROR:
+            if answer == ERROR:
                 return answer, data[16:]
             if answer == _NEW:
-                if flags & _ACK == 0:
-                    return answer, data[_HEADER:]
-
-
-def _message(kind: int, flags: int, family: int, body: bytes) -> bytes:
-    return struct.pack("=IHHIIBBH", _HEADER + len(body), kind, flags, 0, 0, family, 0, 0) + body
+                if flags & ACK == 0:
+                    return answer, data[HEADER:]
 
 
 def _tuple(kind: int, key: bytes) -> bytes:
@@ -127,24 +106,12 @@ def _tuple(kind: int, key: bytes) -> bytes:
     first = 1 if size == 4 else 3  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
     addresses = attribute(first, key[1 : 1 + size]) + attribute(first + 1, key[1 + size : ports])
     proto = attribute(1, key[:1]) + attribute(2, key[ports : ports + 2]) + attribute(3, key[ports + 2 : ports + 4])
-    both = attribute(_TUPLE_IP | _NESTED, addresses) + attribute(_TUPLE_PROTO | _NESTED, proto)
-    return attribute(kind | _NESTED, both)
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    at = 0
-    while at + 4 <= len(data):
-        size, kind = struct.unpack_from("=HH", data, at)
-        if size < 4:
-            break
-        found[kind & 0x3FFF] = data[at + 4 : at + size]
-        at += size + 3 & ~3
-    return found
+    both = attribute(_TUPLE_IP | NESTED, addresses) + attribute(_TUPLE_PROTO | NESTED, proto)
+    return attribute(kind | NESTED, both)
 
 
 def _entry(body: bytes) -> Entry:
-    found = _attributes(body)
+    found = dict(attributes(body))
     return Entry(
         _key(found.get(_TUPLE_ORIG, b"")),
         _key(found.get(_TUPLE_REPLY, b"")),
@@ -157,13 +124,13 @@ def _entry(body: bytes) -> Entry:
 
 def _key(data: bytes) -> bytes:
     """A tuple as ctfw.packet writes keys."""
-    both = _attributes(data)
-    addresses, proto = _attributes(both.get(_TUPLE_IP, b"")), _attributes(both.get(_TUPLE_PROTO, b""))
+    both = dict(attributes(data))
+    addresses, proto = (dict(attributes(both.get(part, b""))) for part in (_TUPLE_IP, _TUPLE_PROTO))
     first = 1 if 1 in addresses else 3
     ends = addresses.get(first, b"") + addresses.get(first + 1, b"")
     return proto.get(1, b"\0") + ends + proto.get(2, b"\0\0") + proto.get(3, b"\0\0")
 
 
 def _counters(data: bytes) -> tuple[int, int]:
-    found = _attributes(data)
+    found = dict(attributes(data))
     return int.from_bytes(found.get(1, b""), "big"), int.from_bytes(found.get(2, b""), "big")

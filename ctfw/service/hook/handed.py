@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
+from ctfw.service.netlink import attributes, dump, opened, text_attribute
 
 _NAMES: Final = tuple(HOOK_NAMES[hook] for hook in (INPUT, FORWARD, OUTPUT))
 _INET, _IPV4, _IPV6 = 1, 2, 10  # NFPROTO_*
@@ -32,12 +33,8 @@ PLACES: Final = (
     ),
 )
 
-_NETLINK_NETFILTER: Final = 12
 _GET_RULE: Final = 10 << 8 | 7
 _NEW_RULE: Final = 10 << 8 | 6
-_ERROR: Final = 2
-_DONE: Final = 3
-_REQUEST_DUMP: Final = 0x301  # NLM_F_REQUEST, NLM_F_ROOT, NLM_F_MATCH
 
 _RULE_TABLE: Final = 1
 _RULE_CHAIN: Final = 2
@@ -51,7 +48,6 @@ _QUEUE_FLAGS: Final = 3
 _TARGET_NAME: Final = 1
 _TARGET_INFO: Final = 3
 _BYPASS: Final = 1
-_NESTED: Final = 0x3FFF
 
 
 @dataclass(frozen=True)
@@ -69,40 +65,28 @@ def handed_over(queue: int) -> list[Handed]:
 
     A family whose chain is missing has no rule in the answer: its packets are not queued either.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as asker:
-        asker.settimeout(1)
-        asker.bind((0, 0))
+    with opened() as asker:
         found = [rule for place in PLACES for rule in _rules(asker, *place)]
     return [rule for rule in found if rule.first <= queue <= rule.last]
 
 
 def _rules(asker: socket.socket, family: int, table: str, chain: str) -> Iterator[Handed]:
     """Those of one chain that queue."""
-    names = _text(_RULE_TABLE, table) + _text(_RULE_CHAIN, chain)
-    asker.send(struct.pack("=IHHIIBBH", 20 + len(names), _GET_RULE, _REQUEST_DUMP, 0, 0, family, 0, 0) + names)
-    while True:
-        answer = asker.recv(1 << 16)
-        at = 0
-        while at + 16 <= len(answer):
-            size, kind = struct.unpack_from("=IH", answer, at)
-            if kind == _ERROR:
-                raise OSError(-struct.unpack_from("=i", answer, at + 16)[0], "nft rules cannot be listed")
-            if kind == _DONE or size < 16:
-                return
-            if kind == _NEW_RULE:
-                yield from _queueing(answer[at + 20 : at + size])
-            at += (size + 3) & ~3
+    names = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, chain)
+    for kind, rule in dump(asker, _GET_RULE, family, names):
+        if kind == _NEW_RULE:
+            yield from _queueing(rule)
 
 
 def _queueing(rule: bytes) -> Iterator[Handed]:
     """The rule, if it queues."""
     packets = 0
-    for kind, value in _attributes(rule):
+    for kind, value in attributes(rule):
         if kind != _RULE_EXPRESSIONS:
             continue
-        for _, expression in _attributes(value):
-            parts = dict(_attributes(expression))
-            name, data = parts.get(_EXPR_NAME, b""), dict(_attributes(parts.get(_EXPR_DATA, b"")))
+        for _, expression in attributes(value):
+            parts = dict(attributes(expression))
+            name, data = parts.get(_EXPR_NAME, b""), dict(attributes(parts.get(_EXPR_DATA, b"")))
             if name == b"counter\0":
                 packets = int.from_bytes(data.get(_COUNTER_PACKETS, b""), "big")
             elif name == b"queue\0":
@@ -114,18 +98,3 @@ def _queueing(rule: bytes) -> Iterator[Handed]:
                 # struct xt_NFQ_info, whose later revisions are longer: number, how many, flags.
                 first, total, flags = struct.unpack_from("=HHH", data.get(_TARGET_INFO, b"") + bytes(6))
                 yield Handed(packets, first, first + max(total, 1) - 1, flags & _BYPASS != 0)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + 4 <= len(data):
-        size, kind = struct.unpack_from("=HH", data, at)
-        if size < 4:
-            return
-        yield kind & _NESTED, data[at + 4 : at + size]
-        at += (size + 3) & ~3
-
-
-def _text(kind: int, text: str) -> bytes:
-    value = text.encode("ascii") + b"\0"
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)

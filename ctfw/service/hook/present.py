@@ -13,13 +13,12 @@ import struct
 from typing import Final
 
 from ctfw.service.hook.reject import answering_chain
+from ctfw.service.netlink import MOST_BYTES, opened, request, text_attribute
 
 TABLES: Final = ("ctfw", "ctfw_reject")
 
-_NETLINK_NETFILTER: Final = 12
 _GET_CHAIN: Final = 10 << 8 | 4
 _NEW_CHAIN: Final = 10 << 8 | 3
-_NLM_F_REQUEST: Final = 1
 _NFPROTO_INET: Final = 1
 _CHAIN_TABLE: Final = 1
 _CHAIN_NAME: Final = 3
@@ -28,21 +27,14 @@ _CHAIN_NAME: Final = 3
 def is_answering(bit: int) -> bool:
     """True when a chain stands that answers packets with this bit of the mark; False too when that cannot be asked."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as asker:
-            asker.settimeout(1)
-            asker.bind((0, 0))
+        with opened() as asker:
             return any(_has_chain(asker, table, answering_chain(bit)) for table in TABLES)
     except OSError:
         return False
 
 
 def _has_chain(asker: socket.socket, table: str, chain: str) -> bool:
-    names = _attribute(_CHAIN_TABLE, table) + _attribute(_CHAIN_NAME, chain)
-    asker.send(struct.pack("=IHHIIBBH", 20 + len(names), _GET_CHAIN, _NLM_F_REQUEST, 0, 0, _NFPROTO_INET, 0, 0) + names)
-    answer = asker.recv(65536)
+    names = text_attribute(_CHAIN_TABLE, table) + text_attribute(_CHAIN_NAME, chain)
+    asker.send(request(_GET_CHAIN, 0, _NFPROTO_INET, names))
+    answer = asker.recv(MOST_BYTES)
     return len(answer) >= 6 and bool(struct.unpack_from("=H", answer, 4)[0] == _NEW_CHAIN)
-
-
-def _attribute(kind: int, text: str) -> bytes:
-    value = text.encode("ascii") + b"\0"
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
