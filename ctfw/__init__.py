@@ -24,6 +24,7 @@ Who lives where, lowest first; a module imports only what stands above it in thi
 ``engine``          bytes -> verdict
 ``receive``         several datagrams of a socket by one call
 ``nfqueue``         the kernel's queue: read it, give verdicts, count every loss
+``loop``            wait for the queue or for anything else; judge; wait again
 ``config/``         YAML -> settings, rules and their tests; packets in words; lint; the only importer of yaml
 ``service/``        control socket, journal, sd_notify, records of packets, the kernel's side (hook), doctor
 ``tools/``          what people ask: explain, rule tests, replay, import, comparisons; the only importers of scapy
@@ -36,7 +37,7 @@ Core and shell: up to ``engine`` everything takes bytes and ``now`` and returns 
 random number; times are integers in nanoseconds from any steady origin. The shell (``nfqueue`` and above) reads the
 clock once a batch, counts, logs and answers.
 
-Two builds of one source: the modules from ``reason`` to ``nfqueue`` are plain typed Python that mypyc compiles as one
+Two builds of one source: the modules from ``reason`` to ``loop`` are plain typed Python that mypyc compiles as one
 group at installation; they run uncompiled with the same results (``CTFW_PURE=1 pip install .``), and the same tests
 run against both. ``ctfw --version`` says which one runs.
 """

@@ -23,7 +23,6 @@ import contextlib
 import gc
 import os
 import random
-import select
 import selectors
 import signal
 import socket
@@ -37,6 +36,7 @@ from ctfw import __version__, config
 from ctfw.conntrack.settings import NETBIOS_NS, SNMP
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine
+from ctfw.loop import BUDGET, YOUNG, PacketLoop
 from ctfw.nfqueue import Queue
 from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service import directions, metrics, status
@@ -83,10 +83,8 @@ from ctfw.tools import explain_live, rule_tests
 
 SECOND: Final = 1_000_000_000
 TICK: Final = SECOND // 10
-BUDGET: Final = 256  # packets in a row before anything else has its turn: a millisecond or two
 STATUS_INTERVAL: Final = 5 * SECOND
 PATIENCE: Final = SECOND  # how long the end may take for packets that wait
-YOUNG: Final = 5_000  # objects after which a young collection is due; it then takes well below a millisecond
 
 
 @dataclass(frozen=True)
@@ -136,9 +134,6 @@ class Daemon:
         if team is not None:
             team.join(self.engine)
         self._selector = selectors.EpollSelector()
-        # The queue's socket, and the selector with all the others as one descriptor more: what Python's selectors do
-        # about an event costs as much as a packet or two.
-        self._ready = select.epoll()
         self._recorder = Recorder(options.record, self._log_warning) if options.record else None
         self._flight = Flight(self.engine)
         self._flight.configure(loaded.recorder)
@@ -163,6 +158,7 @@ class Daemon:
             self._control.close()
             raise
         self.queue = Queue(self._kernel.sock, self._number, self.engine, _error_verdict(loaded), self._kernel.buffer)
+        self._loop = PacketLoop(self.queue, self._kernel.sock.fileno(), self._selector.fileno())
         if team is None:
             self._account = Account(self.queue, self._kernel, os.path.dirname(self._control.path))
         else:
@@ -257,8 +253,6 @@ class Daemon:
                 self._journal.log(complaint, WARNING, kind=STATE_REFUSED)
         give_up_rest(self._descriptors, self._notifier, self._journal)
         self._account.begin()
-        self._ready.register(self._kernel.sock, select.EPOLLIN)
-        self._ready.register(self._selector, select.EPOLLIN)
         if self._team is not None:
             for sock in self._team.sockets():
                 self._selector.register(sock, selectors.EVENT_READ, self._team.serve)
@@ -309,13 +303,11 @@ class Daemon:
             self._aside.abandon()
 
     def _turn(self) -> None:
-        wait = 0.0 if self._more_requests else max(0, self._next_tick - time.monotonic_ns()) / SECOND
-        for ready, _ in self._ready.poll(wait):
-            if ready != self._selector.fileno():
-                self._packets()
-                continue
+        is_listened_to = self._tracker.table.events is not None
+        if self._loop.serve(0 if self._more_requests else self._next_tick, is_listened_to):
             for key, mask in self._selector.select(0):
                 key.data(mask)
+        self._after_packets()
         more_events = self._events.step()
         self._more_requests = self._control.step() or more_events
         now = time.monotonic_ns()
@@ -323,9 +315,11 @@ class Daemon:
             self._tick(now)
             self._next_tick = now + TICK
 
-    def _packets(self, _mask: int = 0) -> None:
+    def _packets(self) -> None:
         self.queue.process(BUDGET)
-        self._account.note()
+        self._after_packets()
+
+    def _after_packets(self) -> None:
         if self.queue.blocked:
             time.sleep(0.001)  # the kernel has no memory for our verdicts: let it find some
         if self.queue.last_error is not None:
@@ -408,7 +402,7 @@ class Daemon:
             kind=STOPPED,
         )
         self._journal.close()
-        self._ready.close()
+        self._loop.close()
         self._selector.close()
         self._give_signals_back()
 

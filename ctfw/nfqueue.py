@@ -162,6 +162,7 @@ class Queue:
         self.record: Record | None = None
         self.telling: Record | None = None
         self.log: Log | None = None
+        self.ledger: memoryview | None = None  # its first number is kept at ``received``, for a daemon after this one
         self.last_error: Exception | None = None  # for whoever logs it; set back by them
 
         self.received: i64 = 0
@@ -178,8 +179,10 @@ class Queue:
         self.rejects: bool = False  # the kernel's rules behind the queue answer packets that carry our mark
         self.blocked: bool = False  # the last send failed; process begins with its repetition
         self.idle: bool = False  # the last process left the socket empty
+        self.now: i64 = 0  # when it began
 
         self._sock = sock
+        self._buffer: int = buffer
         self._receiver = Receiver(sock, buffer, BATCH)
         self._message: Message = Message()
         self._last_id: i64 = 0
@@ -201,6 +204,7 @@ class Queue:
         if self.pending and not self.flush():
             return 0
         now: i64 = time.monotonic_ns()
+        self.now = now
         done: i64 = 0
         while done < budget:
             try:
@@ -215,6 +219,8 @@ class Queue:
                 self.idle = True
                 break
             self._read(got, now)
+            if self.ledger is not None:
+                self.ledger[0] = self.received
             done += got
             if not self.flush():
                 break
@@ -223,6 +229,29 @@ class Queue:
                 self.idle = True
                 break
         return done
+
+    def process_one(self) -> int:
+        """As ``process`` with a budget of one, at less cost than that of a batch; does not learn whether more wait."""
+        self.idle = False
+        if self.pending and not self.flush():
+            return 0
+        now: i64 = time.monotonic_ns()
+        self.now = now
+        try:
+            data = self._sock.recv(self._buffer)
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                self.idle = True
+                return 0
+            if error.errno != errno.ENOBUFS:
+                raise
+            self.overruns += 1
+            return 1
+        self._datagram(data, 0, len(data), now)
+        if self.ledger is not None:
+            self.ledger[0] = self.received
+        self.flush()
+        return 1
 
     def _read(self, count: i64, now: i64) -> None:
         """Goes through the datagrams of the last read."""

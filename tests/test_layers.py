@@ -31,6 +31,7 @@ HOT_PARTS = {
     "engine",
     "receive",
     "nfqueue",
+    "loop",
 }
 COLD = {"ctfw.packet_text", "ctfw.conntrack.record"}
 
@@ -41,6 +42,7 @@ SOMEWHERE = {
     "ctfw.conntrack.image": {"struct"},  # bytes are what it makes
     "ctfw.nfqueue": {"errno", "socket", "sys", "time"},  # the shell: it reads the queue and the clock
     "ctfw.receive": {"ctypes", "errno", "os", "socket", "struct"},  # the shell, too: the system call
+    "ctfw.loop": {"gc", "select", "time"},  # the shell's innermost: it waits
 }
 
 # Only these import what is slow to load or to use.

@@ -42,8 +42,10 @@ UNSEEN: Final = "no rules of 'ctfw hook apply' hand packets to this queue, or th
 GONE: Final = "nothing is judged until `ctfw hook apply`"
 FATES: Final = ("drop", "accept")
 WAYS: Final = ("no_listener", "queue_full", "error")
-_FORM: Final = struct.Struct("=8sqqq")  # magic, handed over when last looked, accounted for, dropped by the kernel
-_MAGIC: Final = b"ctfw 1\0\0"
+# Magic, handed over when last looked, accounted for beside what was received, dropped by the kernel; and received.
+_FORM: Final = struct.Struct("=8sqqqq")
+_RECEIVED: Final = 4  # where that is, in words
+_MAGIC: Final = b"ctfw 2\0\0"
 
 
 class Account:
@@ -74,6 +76,7 @@ class Account:
         self._dropped_before = _dropped(kernel_figures) if kernel_figures else 0
         self._fates = {why: dict.fromkeys(FATES, 0) for why in WAYS}
         self._map = _open(directory, kernel.number) if directory else None
+        self._ledger: memoryview | None = None
 
     def begin(self) -> None:
         """Once, before the first packet is read: what was handed over while nobody listened."""
@@ -81,47 +84,20 @@ class Account:
             self._before = self._handed - self._waiting()
         if self._map is not None:
             self._go_on(*_FORM.unpack_from(self._map))
-        self.note()
+            self._ledger = self._queue.ledger = memoryview(self._map).cast("q")[_RECEIVED:]
+        self._note()
 
     def settled(self) -> None:
         """Once, after an adopted queue's packets were sent to the hook again: so they were handed over twice."""
         waiting = self._waiting()
         if self._look():
             self._before = self._handed - waiting - self._queue.received - self._unjudged
-        self.note()
-
-    def note(self) -> None:
-        """After every batch: what is accounted for, should this be the last one."""
-        if self._map is not None:
-            accounted = self._before + self._queue.received + self._unjudged
-            dropped = self._dropped_before + self._fates["queue_full"]["drop"]
-            _FORM.pack_into(self._map, 0, _MAGIC, self._handed, accounted, dropped)
+        self._note()
 
     def look(self) -> None:
         """Bring the sums up to now; costs a fraction of a millisecond."""
-        errors = self._fates["error"]
-        errors[FATES[self._queue.error_verdict == ACCEPT]] += self._queue.errors - sum(errors.values())
-        before = self._handed
-        known = self._look()
-        kernel = self._kernel.figures()
-        full = self._fates["queue_full"]
-        if kernel is not None:
-            full["drop"] = _dropped(kernel) - self._dropped_before
-        if not known:
-            return
-        if kernel is None and not self._queue.idle:  # nobody tells how many wait: once there are none
-            self._handed = before
-            return
-        waiting = max(kernel["waiting"] - int(self._queue.pending), 0) if kernel is not None else 0
-        accounted = self._queue.received + waiting
-        if not 0 <= before <= self._handed:  # the rules are new: what came meanwhile is not known
-            self._before = self._handed - accounted - self._unjudged
-        unjudged = max(self._handed - self._before - accounted, self._unjudged)
-        if kernel is not None:
-            full["accept"] = max(full["accept"], unjudged - full["drop"])
-        else:
-            full[FATES[self._kernel.fail_open]] += unjudged - self._unjudged
-        self._unjudged = unjudged
+        self._sum_up()
+        self._note()
 
     def watch(self, alarms: Alarms) -> None:
         """Have it told what passed unjudged, and what came while nobody listened. (Drops are told by the kernel's.)"""
@@ -181,13 +157,48 @@ class Account:
     def close(self) -> None:
         """The end of this daemon's account, before its queue ends; the next one goes on from here."""
         self.look()
-        self.note()
+        if self._ledger is not None:
+            self._queue.ledger = None
+            self._ledger.release()
         if self._map is not None:
             self._map.close()
             self._map = None
 
-    def _go_on(self, magic: bytes, handed: int, accounted: int, dropped: int) -> None:
+    def _sum_up(self) -> None:
+        errors = self._fates["error"]
+        errors[FATES[self._queue.error_verdict == ACCEPT]] += self._queue.errors - sum(errors.values())
+        before = self._handed
+        known = self._look()
+        kernel = self._kernel.figures()
+        full = self._fates["queue_full"]
+        if kernel is not None:
+            full["drop"] = _dropped(kernel) - self._dropped_before
+        if not known:
+            return
+        if kernel is None and not self._queue.idle:  # nobody tells how many wait: once there are none
+            self._handed = before
+            return
+        waiting = max(kernel["waiting"] - int(self._queue.pending), 0) if kernel is not None else 0
+        accounted = self._queue.received + waiting
+        if not 0 <= before <= self._handed:  # the rules are new: what came meanwhile is not known
+            self._before = self._handed - accounted - self._unjudged
+        unjudged = max(self._handed - self._before - accounted, self._unjudged)
+        if kernel is not None:
+            full["accept"] = max(full["accept"], unjudged - full["drop"])
+        else:
+            full[FATES[self._kernel.fail_open]] += unjudged - self._unjudged
+        self._unjudged = unjudged
+
+    def _note(self) -> None:
+        """Writes down what is accounted for, should this be the last time; the queue does the rest after each batch."""
+        if self._map is not None:
+            accounted = self._before + self._unjudged
+            dropped = self._dropped_before + self._fates["queue_full"]["drop"]
+            _FORM.pack_into(self._map, 0, _MAGIC, self._handed, accounted, dropped, self._queue.received)
+
+    def _go_on(self, magic: bytes, handed: int, others: int, dropped: int, received: int) -> None:
         """The daemon before wrote this last: what came since then, nobody judged."""
+        accounted = others + received
         if magic != _MAGIC:
             return
         absent = 0

@@ -160,6 +160,22 @@ def test_messages_of_any_length_are_read_whole(size: int) -> None:
     assert [data for data, *_ in seen] == sent
 
 
+@pytest.mark.parametrize("size", [HEAD - 4, HEAD + 4, BUFFER])
+def test_one_is_read_and_answered_whole_and_the_others_stay(size: int) -> None:
+    kernel = FakeKernel()
+    queue = kernel.queue()
+    seen = recorded(queue)
+    assert (queue.process_one(), queue.idle) == (0, True)
+    payload = b"1" * (size - len(packet_message(1, b"")))
+    kernel.give_raw(packet_message(kernel.next_id(), payload))
+    kernel.give(GOOD)
+    assert (queue.process_one(), queue.idle) == (1, False)
+    assert kernel.obey() == {1: DROP}
+    assert seen[0][0] == payload
+    assert (queue.process_one(), queue.process_one(), queue.idle) == (1, 0, True)
+    assert kernel.obey() == {1: DROP, 2: ACCEPT}
+
+
 class Stubborn(socket.socket):
     """A socket whose next sends fail."""
 
@@ -176,16 +192,17 @@ def test_a_send_that_fails_is_repeated_before_anything_is_read(code: int) -> Non
     kernel = FakeKernel()
     sock = Stubborn(fileno=kernel.theirs.detach())
     sock.setblocking(False)
-    sock.failures = [code, code]
+    sock.failures = [code, code, code]
     queue = Queue(sock, kernel.number, engine(), DROP, BUFFER)
     kernel.give(GOOD, BAD)
     queue.process(100)
     assert (queue.blocked, queue.pending, queue.answered) == (True, 2, 0)
     kernel.give(BAD)
-    assert queue.process(100) == 0  # still no: nothing more is taken
+    assert queue.process_one() == 0  # still no: nothing more is taken
+    assert queue.process(100) == 0
     assert queue.process(100) == 1
     assert kernel.obey() == {1: ACCEPT, 2: DROP, 3: DROP}
-    assert (queue.blocked, queue.pending, queue.answered, queue.retries) == (False, 0, 3, 2)
+    assert (queue.blocked, queue.pending, queue.answered, queue.retries) == (False, 0, 3, 3)
 
 
 def test_a_full_socket_loses_no_verdict() -> None:
