@@ -67,6 +67,8 @@ class Account:
         self._rules: list[Handed] = []
         self._was_hooked = False
         self.unhooked = 0  # times that the rules were gone when there had been some
+        self._is_gone = False  # so they are now
+        self._come = 0  # packets that had come by then; -1: not counted yet
         self._unavailable = UNSEEN
         self._handed = -1  # by the rules, when last looked; -1: there were none to ask
         self._before = 0  # of it, what was accounted for when this daemon began
@@ -129,7 +131,7 @@ class Account:
         "mixed" where its rules differ among each other. ``unjudged[why][fate]`` are packets that were not judged and
         were let pass ("accept") or dropped, since the daemon began (``no_listener``: since the one before it ended);
         None where they are not known, and ``unavailable`` says why. ``handed_over`` counts since the hook was made;
-        ``unhooked``: its rules were there once and are gone.
+        ``unhooked``: its rules were there once and are gone; ``replaced``: but packets have come since, by other rules.
         """
         self.look()
         unjudged: dict[str, dict[str, int | None]] = {why: dict(counts) for why, counts in self._fates.items()}
@@ -151,7 +153,8 @@ class Account:
             "judged": int(self._queue.received),
             "unjudged": unjudged,
             "unavailable": self._unavailable,
-            "unhooked": self.unhooked > 0 and not self._rules,
+            "unhooked": self._is_gone,
+            "replaced": self._is_gone and 0 <= self._come < self._queue.received,
         }
 
     def close(self) -> None:
@@ -173,6 +176,8 @@ class Account:
         full = self._fates["queue_full"]
         if kernel is not None:
             full["drop"] = _dropped(kernel) - self._dropped_before
+        if self._is_gone and self._come < 0 and (kernel is not None or self._queue.idle):
+            self._come = self._queue.received + self._waiting()
         if not known:
             return
         if kernel is None and not self._queue.idle:  # nobody tells how many wait: once there are none
@@ -228,7 +233,11 @@ class Account:
             self._unavailable = f"the kernel's rules cannot be asked: {error.strerror or error}"
         else:
             self._unavailable = "" if self._rules else UNSEEN
-            self.unhooked += self._was_hooked and not self._rules
+            if self._was_hooked and not self._rules:
+                self.unhooked += 1
+                self._is_gone, self._come = True, -1
+            elif self._rules:
+                self._is_gone = False
             self._was_hooked = bool(self._rules)
         self._handed = sum(rule.packets for rule in self._rules) if self._rules else -1
         return bool(self._rules)

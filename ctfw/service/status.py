@@ -162,7 +162,7 @@ def health(told: dict[str, Any]) -> tuple[str, list[str]]:
     panic = told["rules"]["panic"]
     if panic is not None:
         failing.append(f"panic: everything is dropped for {panic['seconds']} s more; `ctfw panic off` ends it")
-    if told["unjudged"]["unhooked"]:
+    if told["unjudged"]["unhooked"] and not told["unjudged"]["replaced"]:
         failing.append(f"the kernel's rules that send packets here are gone: {GONE}")
     degraded = _of_rules(told["rules"]) + _of_policy(told) + _of_last_minute(told)
     entries, most = told["connections"]["entries"], told["connections"]["max"]
@@ -182,6 +182,8 @@ def _of_rules(rules: dict[str, Any]) -> list[str]:
 
 
 def _of_policy(told: dict[str, Any]) -> list[str]:
+    if told["unjudged"]["replaced"]:
+        return ["packets come by other rules than the hook's, which are gone; `ctfw hook apply` puts them back"]
     wanted, in_force = told["failure"]["no_listener"], told["unjudged"]["in_force"]["no_listener"]
     if in_force in (None, wanted):
         return []

@@ -16,6 +16,7 @@ from ctfw.service.eve_log import EveLog
 from ctfw.service.events import EventStream
 from ctfw.service.failure import Account
 from ctfw.service.flight import Flight
+from ctfw.service.hook.handed import Handed
 from ctfw.service.journal import Journal
 from ctfw.service.kernel_queue import KernelQueue
 from ctfw.service.last_good import Begun, LastGood
@@ -59,12 +60,13 @@ class Gateway:
         path.write_text(rules)
         loaded = config.load(str(path))
         self.path = path
+        self.hook: list[Handed] | OSError = []  # what the kernel says of its rules
         self.kernel, self.figures = FakeKernel(), Figures()
         self.engine = Engine(ConnTrack(loaded.settings), loaded.ruleset)
         queue = self.kernel.queue(self.engine)
         kernel = cast(KernelQueue, self.figures)
         journal, notifier = Journal("stderr", {}), Notifier({})
-        account = Account(queue, kernel, ask=lambda number: [])
+        account = Account(queue, kernel, ask=self._ask)
         packet_log = PacketLog(self.engine, journal)
         queue.log = packet_log.write
         self.selector = selectors.DefaultSelector()
@@ -107,6 +109,11 @@ class Gateway:
             events=events,
             eve=EveLog(self.engine, events),
         )
+
+    def _ask(self, number: int) -> list[Handed]:
+        if isinstance(self.hook, OSError):
+            raise self.hook
+        return self.hook
 
     def judge(self, data: bytes, now: int = 1) -> Any:
         return self.engine.handle(data, len(data), FORWARD, "lan0", "wan0", 0, False, now)

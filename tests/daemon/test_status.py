@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from daemon.fakekernel import BAD, GOOD, broken_engine, udp
 from daemon.parts import RULES, Gateway
-from daemon.running import SHUT, Datagrams, Running, command, wait_until
+from daemon.running import OPEN, SHUT, Datagrams, Running, command, wait_until
 from hook.hooked import hooked
 
 from ctfw.cli.status import duration, screen
+from ctfw.service.hook.handed import Handed
 from ctfw.service.pulse import SECOND
 from ctfw.service.status import DEGRADED, FAILING, OK, answer, health
 from lab.net import Network
@@ -218,8 +219,37 @@ def test_a_hook_that_somebody_removes_is_told_at_once(tmp_path: Path) -> None:
         told = daemon.ctfw("status", code=1).stdout
         assert told.startswith("failing: ")
         assert "are gone: nothing is judged until `ctfw hook apply`" in " ".join(told.split())
+        # Rules made by hand in its place: as soon as a packet comes that they sent.
+        net.queue()
+        with Datagrams(net, OPEN) as path:
+            assert path.answered()
+        told = daemon.ctfw("status", code=1).stdout
+        assert told.startswith("degraded: ")
+        assert "packets come by other rules than the hook's" in " ".join(told.split())
         with hooked(net, "iptables-nft"):
-            wait_until(lambda: command("status", "--socket", daemon.control).stdout.startswith("ok"))
+            assert daemon.ctfw("status").stdout.startswith("ok")
+
+
+def test_packets_that_waited_when_the_hook_went_are_no_sign_of_another(gateway: Gateway) -> None:
+    def judged(second: int, count: int) -> str:
+        gateway.kernel.give(*[GOOD] * count)
+        gateway.parts.queue.process(count)
+        return str(at(gateway, second)["health"])
+
+    gateway.hook = [Handed(0, 7, 7, False)]
+    assert judged(1, 1) == OK
+    gateway.hook = []
+    kernel(gateway, waiting=2)
+    assert judged(2, 0) == FAILING
+    kernel(gateway, waiting=0)
+    assert judged(3, 2) == FAILING  # those that waited
+    assert judged(4, 1) == DEGRADED
+    gateway.hook = [Handed(0, 7, 7, False)]
+    assert judged(5, 0) == OK
+    gateway.hook = PermissionError(1, "no")  # cannot be asked: nothing has gone
+    assert judged(6, 0) == OK
+    gateway.hook = []
+    assert judged(7, 0) == FAILING  # what came by others then proves nothing now
 
 
 def test_the_last_good_rules_degrade_as_long_as_they_run(gateway: Gateway) -> None:
