@@ -59,7 +59,7 @@ def watch(arguments: argparse.Namespace) -> int:
             for event in client.events():
                 _print(event, as_json, stamped)
                 shown += event["event"] != "dropped"
-                if shown == arguments.count:
+                if arguments.count and shown == arguments.count:
                     return 0
         finally:
             if not as_json:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import selectors
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 from daemon.running import COMMAND, OPEN, Datagrams, Running
 from engine.conversation import Gateway, Tcp, Udp
 
+from ctfw.cli import NOT_RUNNING, main
 from ctfw.conntrack.events import LIMIT
+from ctfw.service.control import Control
 from ctfw.service.events import EventStream
 from ctfw.service.peers import Peer
 from ctfw.service.session import Refused, Session
@@ -141,6 +145,42 @@ def test_the_eve_log_hears_of_every_end(watched: Watched) -> None:
     assert ends == [said.conn]
     watched.stream.tell_ends(None)
     assert watched.gateway.tracker.table.events is None
+
+
+def test_that_something_was_lost_is_no_end_of_the_command(
+    watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The list is full just when somebody subscribes: the first that he hears is how many were lost."""
+    stream = watched.stream
+    stream.tell_ends(lambda event, offset: None)
+    conn = Udp(watched.gateway).client().conn
+    events = watched.gateway.tracker.table.events
+    assert conn is not None and events is not None
+    for _ in range(LIMIT + 1):
+        events.add(0, conn, 0, 0)
+    path = str(tmp_path / "control.sock")
+    selector = selectors.DefaultSelector()
+    control = Control(path, selector, {"events": stream.subscribe}, lambda what, error: None)
+
+    has_ended = threading.Event()
+
+    def serve() -> None:
+        while not has_ended.is_set() and (not stream.figures()["listeners"] or stream.step()):
+            for key, mask in selector.select(0.01):
+                key.data(mask)
+            control.step()
+        control.step()
+        control.close()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    code = main(["events", "--socket", path])
+    has_ended.set()
+    server.join()
+    printed = capsys.readouterr()
+    assert "2 events lost" in printed.err
+    assert printed.out.startswith("    [NEW] udp ")
+    assert code == NOT_RUNNING
 
 
 @pytest.fixture(scope="module")
