@@ -43,7 +43,7 @@ class Textfile:
         self._made: list[str] = []
         self._writer: threading.Thread | None = None
         self._trouble = ""  # what was said last; "" when all is well
-        self._found = ""  # what the writer met
+        self._found = ("", "")  # what the writer met, and where
 
     def configure(self, settings: MetricsSettings | None) -> None:
         """Another file from now on; the one before is removed."""
@@ -98,16 +98,17 @@ class Textfile:
         try:
             with replacing(path, mode=0o644, durable=False, draft=_draft(path)) as file:
                 file.write(text)
-            self._found = ""
+            self._found = ("", path)
         except OSError as error:
-            self._found = str(error.strerror)
+            self._found = (str(error.strerror), path)
 
     def _tell(self, path: str) -> None:
-        if self._found == self._trouble:
+        found, where = self._found
+        if where != path or found == self._trouble:
             return
-        self._trouble = self._found
-        if self._found:
-            text = f"metrics: {path}: cannot be written: {self._found}"
+        self._trouble = found
+        if found:
+            text = f"metrics: {path}: cannot be written: {found}"
             self._journal.log(text, WARNING, {"CTFW_PATH": path}, SINK_FAILED)
         else:
             self._journal.log(f"metrics: {path}: written again", NOTICE, {"CTFW_PATH": path}, SINK_WORKS)

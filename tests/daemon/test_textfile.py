@@ -129,3 +129,17 @@ def test_another_file_takes_the_place_of_the_one_before(gateway: Gateway, tmp_pa
     assert second.exists()
     textfile.configure(None)
     wait_until(lambda: not second.exists())
+
+
+def test_what_was_wrong_with_the_file_before_is_not_said_of_the_next_one(gateway: Gateway, tmp_path: Path) -> None:
+    log = Told()
+    textfile = Textfile(gateway.parts, log)
+    textfile.configure(MetricsSettings(str(tmp_path / "missing" / "a.prom"), 1))
+    while textfile._writer is None:
+        textfile.tick(SECOND)
+    textfile._writer.join()
+    textfile.configure(MetricsSettings(str(tmp_path / "b.prom"), 1))
+    for second in range(2, 5):
+        settled(textfile, second * SECOND)
+    assert (tmp_path / "b.prom").exists()
+    assert log.entries == []
