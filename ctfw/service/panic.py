@@ -100,10 +100,10 @@ def _session_rules(session: object) -> str:
     try:
         if not isinstance(session, Mapping):
             raise ValueError
-        ends = {name: str(ip_address(str(session[name]).partition("%")[0])) for name in ("src", "dst")}
+        ends = {name: ip_address(str(session[name]).partition("%")[0]) for name in ("src", "dst")}
         ports = {name: int(session[name]) for name in ("sport", "dport")}
-        if not all(0 < port < 65536 for port in ports.values()):
+        if ends["src"].version != ends["dst"].version or not all(0 < port < 65536 for port in ports.values()):
             raise ValueError
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise Refused(INVALID_PARAMS, "session is src, sport, dst and dport of a TCP connection") from None
     return _SESSION.format(**ends, **ports)

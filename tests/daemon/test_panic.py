@@ -87,10 +87,12 @@ def test_the_session_that_asks_stays(net: Network, tmp_path: Path) -> None:
         {"on": True, "seconds": 0},
         {"on": True, "seconds": 10, "session": {"src": "x"}},
         {"on": True, "seconds": 10, "session": {"src": "::1", "sport": 1, "dst": '1"', "dport": 2}},
+        {"on": True, "seconds": 10, "session": {"src": "::1", "sport": 1, "dst": "192.0.2.1", "dport": 2}},
+        {"on": True, "seconds": 10, "session": {"src": "::1", "sport": float("inf"), "dst": "::2", "dport": 2}},
     ],
 )
 def test_what_cannot_be_meant_shuts_nothing(net: Network, tmp_path: Path, params: dict[str, object]) -> None:
     with Running(net, tmp_path) as daemon, Client(daemon.control) as client:
-        with pytest.raises(ClientError):
+        with pytest.raises(ClientError, match="^(session|seconds) is "):
             client.call("panic", **params)
         assert client.call("status")["rules"]["panic"] is None
