@@ -122,7 +122,7 @@ class Methods:
     def list_connections(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The connections: ``form`` is proc, conntrack (lines), dict or packed, ``only`` the words of a Selection."""
         name = params.get("form", "proc")
-        form = FORMS.get(name)
+        form = FORMS.get(name) if isinstance(name, str) else None
         if form is None and name != PACKED:
             raise Refused(INVALID_PARAMS, f"form is one of {', '.join([*FORMS, PACKED])}")
         selection = selection_of(params)

@@ -93,6 +93,6 @@ def test_the_session_that_asks_stays(net: Network, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_meant_shuts_nothing(net: Network, tmp_path: Path, params: dict[str, object]) -> None:
     with Running(net, tmp_path) as daemon, Client(daemon.control) as client:
-        with pytest.raises(ClientError, match="^(session|seconds) is "):
+        with pytest.raises(ClientError, match=r"^(session|seconds) is "):
             client.call("panic", **params)
         assert client.call("status")["rules"]["panic"] is None
