@@ -12,27 +12,20 @@ from typing import Any, Final
 
 from ctfw.engine import Engine
 from ctfw.packet import HOOK_NAMES
+from ctfw.service.pages import page, paged
 from ctfw.service.session import INVALID_PARAMS, Refused, Session
 from ctfw.tools.explain import Situation, explain
 
 MAX_PACKET: Final = 65535
-PAGE: Final = 100  # steps
 
 
 def method(engine: Engine) -> Callable[[dict[str, Any], Session], dict[str, Any]]:
     """The method for this engine. ``packet`` is in hexadecimal, the rest as in ``Situation``."""
 
-    def answer(params: dict[str, Any], session: Session) -> dict[str, Any]:
-        if not params.get("next"):
-            session.pages = _paged(explain(engine, _situation(params), time.monotonic_ns()))
-        if session.pages is None:
-            raise Refused(INVALID_PARAMS, "there is no explanation to go on with")
-        entries = next(session.pages, None)
-        if entries is None:
-            session.pages = None
-        return {"entries": entries or [], "more": entries is not None}
+    def begin(params: dict[str, Any]) -> Iterator[list[Any]]:
+        return paged(explain(engine, _situation(params), time.monotonic_ns()))
 
-    return answer
+    return lambda params, session: page(params, session, lambda: begin(params))
 
 
 def _situation(params: dict[str, Any]) -> Situation:
@@ -54,14 +47,3 @@ def _situation(params: dict[str, Any]) -> Situation:
     if len(data) > MAX_PACKET or len(mac) not in (0, 6):
         raise Refused(INVALID_PARAMS, f"a packet has at most {MAX_PACKET} bytes, a MAC address 6")
     return Situation(data, len(data), hook, indev, outdev, mark, True, mac)
-
-
-def _paged(steps: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    page: list[dict[str, Any]] = []
-    for step in steps:
-        page.append(step)
-        if len(page) == PAGE:
-            yield page
-            page = []
-    if page:
-        yield page

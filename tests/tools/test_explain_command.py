@@ -17,6 +17,7 @@ from ctfw.packet import FORWARD
 from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.ruleset import Ruleset
 from ctfw.service.control import Control
+from ctfw.service.pages import PAGE
 from ctfw.service.peers import Peer
 from ctfw.service.record import Recorder
 from ctfw.service.session import Refused, Session
@@ -189,7 +190,7 @@ def test_no_page_is_longer_than_it_may_be() -> None:
     sizes = [len(ask({"packet": data.hex()}, session)["entries"])]
     while (answer := ask({"next": True}, session))["more"]:
         sizes.append(len(answer["entries"]))
-    assert sizes == [100, 100, 56]
+    assert max(sizes) <= PAGE and sum(sizes) == 256
     with pytest.raises(Refused):
         ask({"next": True}, session)
 
