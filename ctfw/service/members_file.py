@@ -23,7 +23,8 @@ from ctfw.service.members import restore, texts
 from ctfw.service.whole_file import replacing
 
 NAME: Final = "sets.json"
-MOST_BYTES: Final = 64 << 20
+MOST_BYTES: Final = 64 << 20  # unless the sets that there are may have more members than that
+MEMBER_BYTES: Final = 80  # at most, for one
 INTERVAL: Final = 60_000_000_000
 SLICE: Final = 1_000_000  # nanoseconds of a tick
 
@@ -104,15 +105,16 @@ def read_members(directory: str, ruleset: Ruleset, now: int, unix: int) -> list[
 
 
 def _read(path: str, ruleset: Ruleset, now: int, unix: int) -> list[str]:
+    most = max(sum(one.most for one in ruleset.sets.values()) * MEMBER_BYTES, MOST_BYTES)
     try:
         with open(path, "rb") as file:
-            text = file.read(MOST_BYTES + 1)
+            text = file.read(most + 1)
     except FileNotFoundError:
         return []
     except OSError as error:
         return [f"{path}: {error.strerror}"]
-    if len(text) > MOST_BYTES:
-        return [f"{path}: larger than {MOST_BYTES} bytes, not read"]
+    if len(text) > most:
+        return [f"{path}: larger than {most} bytes, not read"]
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:

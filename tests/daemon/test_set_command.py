@@ -11,7 +11,8 @@ import pytest
 from daemon.running import OPEN, Datagrams, Running
 
 from ctfw import config
-from ctfw.service.members_file import INTERVAL, NAME, SetsKeeper, read_members, write_members
+from ctfw.service.members import MOST_TTL, texts
+from ctfw.service.members_file import INTERVAL, MEMBER_BYTES, NAME, SetsKeeper, read_members, write_members
 from lab.net import CLIENT, Network
 
 SECOND = 1_000_000_000
@@ -110,6 +111,23 @@ def test_a_large_set_is_written_while_packets_come_without_making_them_wait(tmp_
     keeper.close(ruleset)
     assert read_members(str(tmp_path), after, now, time.time_ns()) == []
     assert len(after.sets["banned"].members(now)) == 20_000
+
+
+@pytest.mark.parametrize(("most", "is_read"), [(65536, False), (1_000_000, True)])
+def test_what_full_sets_make_of_the_file_is_read_again_and_no_more(tmp_path: Path, most: int, is_read: bool) -> None:
+    text = RULES.replace("banned: {", f"more: {{dynamic: on, max: {most}}}, banned: {{max: {most}, ", 1)
+    ruleset = config.load("rules.yaml", text).ruleset
+    blank = " " * (66 << 20)
+    (tmp_path / NAME).write_text(f'{{"version": 1, "time": 0, "sets": {{"banned": [["192.0.2.1", -1]]}}{blank}}}')
+    complaints = read_members(str(tmp_path), ruleset, 0, 0)
+    assert [len(ruleset.sets["banned"]), len(complaints)] == ([1, 0] if is_read else [0, 2])
+
+
+def test_no_member_takes_more_of_the_file_than_is_reckoned() -> None:
+    ruleset = _ruleset().ruleset
+    for number in range(0x8000, 0x8100, 2):
+        assert ruleset.sets["banned"].add(bytes([0xFF] * 14) + number.to_bytes(2, "big"), 127, MOST_TTL, 0)
+    assert len("".join(texts(ruleset, 0, time.time_ns()))) < 128 * MEMBER_BYTES
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"time": 1, "sets": 3}', b"\xff\xfe", b"[" * 100_000])
