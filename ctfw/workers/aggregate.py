@@ -43,6 +43,7 @@ class Aggregate:
         self.paths = paths
         self._rules = rules
         self._pool = ThreadPoolExecutor(len(paths), "ask")
+        self._is_reloading = False
 
     def table(self) -> dict[str, Method]:
         """Every method by name."""
@@ -75,7 +76,19 @@ class Aggregate:
         return methods
 
     def reload(self, params: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
-        """Has all workers load the rules, and then put them in force; raises Refused when one of them could not."""
+        """Has all workers load the rules, and then put them in force; raises Refused when one of them could not.
+
+        One after the other: what is prepared at the workers is for the reload that had it prepared.
+        """
+        while self._is_reloading:
+            yield
+        self._is_reloading = True
+        try:
+            return (yield from self._reload(params))
+        finally:
+            self._is_reloading = False
+
+    def _reload(self, params: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
         prepared = self._ask_all("prepare", {"path": self._rules}, LOADING)
         while not all(one.done() for one in prepared):
             yield
@@ -88,6 +101,7 @@ class Aggregate:
             yield
         failures = [error for one in done if (error := one.exception()) is not None]
         if failures:
+            self._all("discard", {})
             raise _refused(failures[0])
         answer: dict[str, Any] = done[0].result()
         return answer

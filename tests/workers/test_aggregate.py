@@ -1,0 +1,109 @@
+"""The control socket of all, asking others that answer when the test says so."""
+
+import selectors
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctfw.service.control import Control
+from ctfw.service.session import FAILED, Later, Refused, Session
+from ctfw.workers.aggregate import Aggregate
+
+
+class Asked:
+    """Two who are asked, on sockets of their own, by a thread; what they were asked, and how they answer."""
+
+    def __init__(self, directory: Path) -> None:
+        self.paths = [str(directory / f"control.sock.{number}") for number in range(2)]
+        self.said: list[str] = []
+        self.is_ready = threading.Event()  # what is to be prepared is prepared from now on
+        self.refusal = ""
+        self._pending: list[Later] = []
+        self._selector = selectors.DefaultSelector()
+        methods: dict[str, Any] = {name: self._answer(name) for name in ("reload", "discard")}
+        methods["prepare"] = self._prepare
+        self._controls = [Control(path, self._selector, methods, lambda what, error: None) for path in self.paths]
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _answer(self, name: str) -> Any:
+        def answer(params: dict[str, Any], session: Session) -> dict[str, Any]:
+            self.said.append(name)
+            if name == "reload" and self.refusal:
+                raise Refused(FAILED, self.refusal)
+            return {}
+
+        return answer
+
+    def _prepare(self, params: dict[str, Any], session: Session) -> Later:
+        self.said.append("prepare")
+        self._pending.append(Later())
+        return self._pending[-1]
+
+    def _serve(self) -> None:
+        while not self._is_over.is_set():
+            for key, mask in self._selector.select(0.01):
+                key.data(mask)
+            for control in self._controls:
+                control.step()
+            while self.is_ready.is_set() and self._pending:
+                self._pending.pop().done({})
+        for control in self._controls:
+            control.close()
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Iterator[Asked]:
+    made = Asked(tmp_path)
+    yield made
+    made.close()
+
+
+def finish(asked: Asked, reload: Generator[None, None, dict[str, Any]], *others: Iterator[None]) -> None:
+    """To the end of a reload, everybody preparing what he is asked to; others go on meanwhile."""
+    asked.is_ready.set()
+    while True:
+        for other in others:
+            next(other)
+        try:
+            next(reload)
+        except StopIteration:
+            return
+
+
+def test_one_reload_is_done_after_the_other(asked: Asked) -> None:
+    """Else what the one has prepared would be the other's, and its own put in force by each for himself."""
+    aggregate = Aggregate(asked.paths, "rules.yaml")
+    first, second = aggregate.reload({}), aggregate.reload({})
+    next(first)
+    finish(asked, first, second)
+    finish(asked, second)
+    assert asked.said == ["prepare", "prepare", "reload", "reload"] * 2
+    aggregate.close()
+
+
+def test_a_reload_whose_asker_went_away_keeps_nobody_from_the_next_one(asked: Asked) -> None:
+    aggregate = Aggregate(asked.paths, "rules.yaml")
+    first = aggregate.reload({})
+    next(first)
+    first.close()
+    finish(asked, aggregate.reload({}))
+    assert asked.said[-2:] == ["reload", "reload"]
+    aggregate.close()
+
+
+def test_what_was_prepared_and_not_put_in_force_is_forgotten(asked: Asked) -> None:
+    aggregate = Aggregate(asked.paths, "rules.yaml")
+    asked.refusal = "rules are on trial"
+    with pytest.raises(Refused, match="on trial"):
+        finish(asked, aggregate.reload({}))
+    assert asked.said == ["prepare", "prepare", "reload", "reload", "discard", "discard"]
+    aggregate.close()
