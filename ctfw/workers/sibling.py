@@ -12,7 +12,8 @@ Asked of all: an ICMP error about a connection that is not here. What comes back
 
 A question waits at most PATIENCE for its answers, and others' questions are served meanwhile, so nobody waits in a
 circle. Without an answer there is none: the packet is NEW, or INVALID, as if nothing were known. As strangers can cause
-questions, there are at most so many a second (QUESTION); beyond that nobody is asked. Hints are at most MOST_HINTS.
+questions, there are at most so many a second (QUESTION); beyond that nobody is asked. Hints are at most MOST_HINTS, and
+others' calls MOST_CALLS: the message that ends one may be lost.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ PATIENCE: Final = 5_000_000
 QUESTION: Final = SECOND // 1000
 QUESTIONS: Final = 200  # at once
 MOST_HINTS: Final = 4096
+MOST_CALLS: Final = 16384
 LONG: Final = 1000 * 86400 * SECOND
 
 _HINT: Final = 0
@@ -301,6 +303,8 @@ class Sibling(Siblings):
         ghost.expires = self._link.clock() + LONG
         self._ghosts[key] = ghost
         self._tracker._calls.note(ghost, keys)
+        if len(self._ghosts) > MOST_CALLS:
+            self._tracker._calls.drop(self._ghosts.pop(next(iter(self._ghosts))))
 
     def _note_member(self, name: str, address: bytes, length: int, ttl: int, now: int) -> None:
         members = self._ruleset.sets.get(name) if self._ruleset is not None else None

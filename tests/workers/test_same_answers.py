@@ -20,7 +20,7 @@ from ctfw.engine import Engine
 from ctfw.packet import FORWARD
 from ctfw.reason import ICMP_ERROR_UNKNOWN
 from ctfw.ruleset.dynamic import DynamicSet
-from ctfw.workers.sibling import MOST_HINTS, PATIENCE, QUESTIONS
+from ctfw.workers.sibling import MOST_CALLS, MOST_HINTS, PATIENCE, QUESTIONS
 
 ENGINE = Path(__file__).parents[1] / "engine"
 CONVERSATIONS = (
@@ -264,6 +264,16 @@ def test_hints_are_limited() -> None:
     for number in range(MOST_HINTS + 100):
         sibling._note_hint(0, number.to_bytes(8, "big"), b"", 0, b"")
     assert sibling._hint_count == sum(len(several) for several in sibling._hints.values()) == MOST_HINTS
+
+
+def test_calls_of_others_are_limited() -> None:
+    team = Team(2, lambda: config.load("rules.yaml", RULES).ruleset)
+    sibling = team.wire.siblings[1]
+    for number in range(MOST_CALLS + 100):
+        ends = packets.packed(HOSTS[0]) + packets.packed(HOSTS[1]) + number.to_bytes(4, "big")
+        sibling._note_call(b"\x06" + ends, b"", [b"\x2f" + ends, b"\x2f" + ends])
+    assert len(sibling._ghosts) == MOST_CALLS
+    assert team.engines[1].tracker._calls.count == 2 * MOST_CALLS
 
 
 def test_a_member_that_is_taken_out_is_out_everywhere() -> None:
