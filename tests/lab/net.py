@@ -160,8 +160,9 @@ def _join(gateway: Namespace, name: str, near: Sequence[str], host: Namespace, f
     gateway.run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", host.path)
     for namespace, device, addresses in ((gateway, name, near), (host, "eth0", far)):
         for address in addresses:
-            prefix = 64 if ":" in address else 24
-            namespace.run("ip", "address", "add", f"{address}/{prefix}", "dev", device)
+            # Nobody need look for duplicates, but without the word the kernel comes to that later than a server binds.
+            prefix, words = (64, ["nodad"]) if ":" in address else (24, [])
+            namespace.run("ip", "address", "add", f"{address}/{prefix}", "dev", device, *words)
         namespace.run("ip", "link", "set", device, "up")
     for address in near:
         host.run("ip", "route", "add", "default", "via", address)
