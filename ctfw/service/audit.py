@@ -1,8 +1,8 @@
 """Who changed something by the control socket, and who was turned away there: a line in the log for each.
 
-Of the methods that change what packets meet; a reload says itself who asked for it. A program may add members to sets
-by the hundred (as fail2ban would), so these lines have the limit of their kind, and what a client wrote is cut to MOST
-characters.
+Of the methods that change connections, sets or counters; a panic and the end of a trial say themselves who asked for
+them. A program may add members to sets by the hundred (as fail2ban would), so these lines have the limit of their kind,
+and what a client wrote is cut to MOST characters.
 """
 
 from __future__ import annotations
