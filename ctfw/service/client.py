@@ -70,12 +70,16 @@ class Client:
         except ClientError:
             self._sock.close()
             raise
-        oldest, newest = hello.get("protocols", [0, 0])
+        try:
+            oldest, newest = hello["protocols"]
+            self.version = str(hello.get("version", ""))
+            self.rights = frozenset[str](hello.get("rights", ()))
+        except (KeyError, TypeError, ValueError):
+            self._sock.close()
+            raise self._stranger() from None
         if not oldest <= PROTOCOL <= newest:
             self._sock.close()
             raise ClientError(f"{path}: the daemon speaks protocols {oldest} to {newest}, this program {PROTOCOL}")
-        self.version: str = hello["version"]
-        self.rights: frozenset[str] = frozenset(hello["rights"])
 
     def __enter__(self) -> Client:
         return self
@@ -125,7 +129,12 @@ class Client:
         line = self._file.readline(MAX_ANSWER)
         if not line.endswith(b"\n"):
             raise NotRunning(f"{self.path}: the daemon closed the connection")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            raise self._stranger() from None
+        if not isinstance(answer, dict):
+            raise self._stranger()
         error = answer.get("error")
         if error is not None:
             kind = NotPermitted if error["code"] == NOT_PERMITTED else ClientError
@@ -133,3 +142,6 @@ class Client:
                 f"{self.path}: {error['message']}" if kind is NotPermitted else error["message"], error.get("data")
             )
         return answer
+
+    def _stranger(self) -> ClientError:
+        return ClientError(f"{self.path}: it is not ctfw that answers there")

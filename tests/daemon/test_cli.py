@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,21 @@ def test_the_socket_of_the_environment_is_used(tmp_path: Path) -> None:
     environment = os.environ | {"CTFW_SOCKET": str(tmp_path / "other.sock")}
     done = subprocess.run([*COMMAND, "status"], env=environment, capture_output=True, text=True)
     assert f"{tmp_path}/other.sock" in done.stderr
+
+
+@pytest.mark.parametrize("greeting", [b"220 ftp ready\n", b"[]\n", b"{}\n", b'{"hello": "ctfw", "protocols": 1}\n'])
+def test_who_is_no_ctfw_is_called_so(tmp_path: Path, greeting: bytes) -> None:
+    path = str(tmp_path / "control.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        with subprocess.Popen([*COMMAND, "list", "--socket", path], stderr=subprocess.PIPE, text=True) as process:
+            other, _ = listener.accept()
+            with other:
+                other.sendall(greeting)
+                _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert said == f"ctfw: {path}: it is not ctfw that answers there\n"
 
 
 @pytest.mark.parametrize(
