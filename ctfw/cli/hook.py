@@ -17,7 +17,6 @@ from typing import Final
 from ctfw import config
 from ctfw.cli.daemon import DEFAULT_RULES
 from ctfw.service.client import Client, ClientError, socket_path
-from ctfw.service.doctor import queue_holder
 from ctfw.service.hook import install, memory
 from ctfw.service.hook.iptables import Iptables
 from ctfw.service.hook.memory import Memory
@@ -25,6 +24,7 @@ from ctfw.service.hook.plan import Plan, make_plan
 from ctfw.service.hook.programs import HookError
 from ctfw.service.journal import WARNING, Journal
 from ctfw.service.kinds import HOOK_HEALED
+from ctfw.service.listeners import named, unheard
 
 COMPLETE: Final = "complete"
 MAX_DIFFERENCES: Final = 20  # lines of them in one report
@@ -107,6 +107,7 @@ def apply(arguments: argparse.Namespace) -> int:
     try:
         with memory.held(directory):
             plan = _plan_or_last_good(arguments, directory)
+            _refuse_a_part(plan)
             backend = install.choose(arguments.backend, plan)
             changed = install.apply(backend, plan)
             complaint = memory.remember(directory, Memory(True, arguments.backend, plan))
@@ -118,10 +119,19 @@ def apply(arguments: argparse.Namespace) -> int:
     if changed:
         _print_notes(backend)
         print(f"hook in force: {_facts(backend, plan)}")
-    if queue_holder(plan.queue) == 0:
+    deaf = unheard(plan)
+    if deaf:
         fate = "pass unfiltered" if plan.bypass else "are dropped"
-        print(f"ctfw: hook: nobody listens on queue {plan.queue}: packets {fate} until ctfw runs", file=sys.stderr)
+        print(f"ctfw: hook: nobody listens on {named(deaf)}: packets {fate} until ctfw runs", file=sys.stderr)
     return 0
+
+
+def _refuse_a_part(plan: Plan) -> None:
+    """A running ctfw with fewer workers than the plan's: the rest of the packets would be judged by nobody."""
+    deaf = unheard(plan)
+    if 0 < len(deaf) < plan.workers:
+        text = f"nobody listens on {named(deaf)}, and ctfw on others of {plan.queues[0]} to {plan.queues[-1]}"
+        raise HookError(f"{text}: the number of workers is read at the start; restart ctfw. The hook is as it was")
 
 
 def heal(arguments: argparse.Namespace) -> int:

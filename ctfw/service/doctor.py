@@ -11,17 +11,15 @@ They and ctfw get along by order: what lies ahead of the hook decides first, and
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from typing import Any, Final
 
 from ctfw import config
 from ctfw.packet import HOOK_NAMES, INPUT
-from ctfw.service import machine
+from ctfw.service import listeners, machine, units
 from ctfw.service.client import Client, ClientError, NotRunning
 from ctfw.service.finding import FAIL, OK, WARN, Finding
 from ctfw.service.hook import install, nft, present
@@ -30,7 +28,6 @@ from ctfw.service.hook.plan import Plan, make_plan
 from ctfw.service.hook.programs import HookError, Place, find
 from ctfw.service.status import OK as HEALTHY
 
-UNIT: Final = "ctfw.service"
 ENOUGH: Final = 20  # TCP connections of an interface, so that their lack of answers means something
 MANY: Final = 100  # INVALID packets, likewise
 
@@ -77,7 +74,6 @@ _ASKS_TO_JOIN: Final = re.compile(
     r"|\bsocket (?:mark|transparent|wildcard)\b"
     r"|\b(?:masquerade|[sd]nat|redirect|tproxy)\b(?! \{)"
 )
-_NETLINK_NETFILTER: Final = "12"
 
 
 def examine(rules: str, control: str) -> Iterator[Finding]:
@@ -93,13 +89,14 @@ def examine(rules: str, control: str) -> Iterator[Finding]:
         yield from check()
     saved = _saved()
     by_hand = [where for program, text in saved.items() for where in other_queues(program, text, plan)]
-    yield from _hook(plan, by_hand)
+    standing = _standing(plan)
+    yield from _hook(standing, plan, by_hand)
     yield from _neighbours(plan, saved)
-    yield from _queue(plan, daemon)
+    yield from listeners.examine(plan, daemon.status)
     yield from _daemon(daemon)
     yield from machine.examine(plan, daemon.copy_range)
     yield from _joining(saved)
-    yield from _systemd()
+    yield from units.examine(isinstance(standing, install.Standing) and standing.state != "absent")
 
 
 class _Daemon:
@@ -160,11 +157,17 @@ def _saved() -> dict[str, str]:
     return texts
 
 
-def _hook(plan: Plan, by_hand: list[str]) -> Iterator[Finding]:
+def _standing(plan: Plan) -> install.Standing | HookError:
+    """What stands of the hook, or why that cannot be told."""
     try:
-        standing = install.standing(install.in_force("auto", plan), plan)
+        return install.standing(install.in_force("auto", plan), plan)
     except HookError as error:
-        yield Finding(FAIL, "hook", str(error))
+        return error
+
+
+def _hook(standing: install.Standing | HookError, plan: Plan, by_hand: list[str]) -> Iterator[Finding]:
+    if isinstance(standing, HookError):
+        yield Finding(FAIL, "hook", str(standing))
         return
     if standing.state == "complete":
         yield Finding(OK, "hook", f"complete: backend={standing.backend} chains={','.join(plan.chain_names)}")
@@ -172,9 +175,10 @@ def _hook(plan: Plan, by_hand: list[str]) -> Iterator[Finding]:
         yield Finding(OK, "hook", f"rules made by hand: {', '.join(by_hand)}", "ctfw hook apply makes complete ones")
     elif standing.state == "absent":
         yield Finding(FAIL, "hook", "no rule sends packets to ctfw: nothing is filtered", "ctfw hook apply")
+    queues = listeners.named(plan.queues)
     if standing.state != "absent":
         for where in by_hand:
-            yield Finding(WARN, "hook", f"{where} sends to queue {plan.queue} too", "delete it: packets come twice")
+            yield Finding(WARN, "hook", f"{where} sends to {queues} too", "delete it: packets come twice")
     for line in standing.differences if standing.state == "incomplete" else []:
         yield Finding(FAIL, "hook", line, "ctfw hook apply")
     for note in standing.notes:
@@ -218,8 +222,9 @@ def other_queues(program: str, saved: str, plan: Plan) -> list[str]:
     """Where rules that are not the hook's send packets to our queue."""
     found = []
     for chain, rule in re.findall(r"^-A (\S+) (.*-j NFQUEUE.*)$", saved, re.MULTILINE):
-        number = re.search(r"--queue-num (\d+)", rule)
-        if not chain.startswith(PREFIX) and int(number[1] if number else 0) == plan.queue:
+        queues = re.search(r"--queue-(?:num|balance) (\d+)(?::(\d+))?", rule)
+        first, last = (int(queues[1]), int(queues[2] or queues[1])) if queues else (0, 0)
+        if not chain.startswith(PREFIX) and first <= plan.queues[-1] and last >= plan.queue:
             found.append(f"{program} {chain}")
     return found
 
@@ -242,22 +247,6 @@ def _our_priority(chain: dict[str, Any]) -> int | None:
         return nft.PRIORITY
     table = PLACES[NFT].get(HOOK_NAMES.index(chain["hook"]))
     return None if table is None or chain["table"] == table else PRIORITIES[NFT][table]
-
-
-def _queue(plan: Plan, daemon: _Daemon) -> Iterator[Finding]:
-    port = queue_holder(plan.queue)
-    fate = "passes" if plan.bypass else "is dropped"
-    if port is None:
-        yield Finding(WARN, "queue", "who listens cannot be seen", "run as root")
-    elif port == 0:
-        yield Finding(FAIL, "queue", f"nobody listens on queue {plan.queue}: what is sent there {fate}", "start ctfw")
-    else:
-        who = process_of(port)
-        if daemon.status and who[0] != daemon.status["pid"]:
-            advice = f"stop it, or set queue.number; ctfw is pid {daemon.status['pid']}"
-            yield Finding(FAIL, "queue", f"queue {plan.queue} is held by {_named(who)}, not by ctfw", advice)
-        else:
-            yield Finding(OK, "queue", f"queue {plan.queue} is held by {_named(who)}")
 
 
 def _daemon(daemon: _Daemon) -> Iterator[Finding]:
@@ -317,53 +306,3 @@ def _joining(saved: dict[str, str]) -> Iterator[Finding]:
         else:
             advice = "ctfw judges each by the first one of its packet; ctfw hook apply has them joined"
             yield Finding(WARN, "fragments", f"{family}: they come one by one", advice)
-
-
-def _systemd() -> Iterator[Finding]:
-    if not os.path.isdir("/run/systemd/system") or not find("systemctl"):
-        return
-    state = {}
-    for question in ("is-active", "is-enabled"):
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            done = subprocess.run(["systemctl", question, UNIT], capture_output=True, text=True, timeout=10)
-            state[question] = " ".join((done.stdout or done.stderr).split()) or "?"
-    active, enabled = state.get("is-active", "?"), state.get("is-enabled", "?")
-    text = f"{UNIT}: {active}, {enabled}"
-    if active == "active" and enabled == "enabled":
-        yield Finding(OK, "systemd", text)
-    elif active == "failed":
-        yield Finding(FAIL, "systemd", text, f"systemctl status {UNIT}; journalctl -u {UNIT}")
-    else:
-        yield Finding(WARN, "systemd", text, f"systemctl enable --now {UNIT}")
-
-
-def queue_holder(number: int) -> int | None:
-    """The netlink port that is bound to the queue, 0 for nobody; None when it may not be read."""
-    try:
-        with open("/proc/thread-self/net/netfilter/nfnetlink_queue", encoding="ascii") as proc:
-            ports = {int(line.split()[0]): int(line.split()[1]) for line in proc}
-    except OSError:
-        return None
-    return ports.get(number, 0)
-
-
-def process_of(port: int) -> tuple[int, str]:
-    """Process number and name of the owner of a netlink port of netfilter; (0, "") when it cannot be found.
-
-    The port is the process's number for its first netlink socket only, so the socket itself is looked for.
-    """
-    with open("/proc/thread-self/net/netlink", encoding="ascii") as table:
-        rows = [line.split() for line in table]
-    inodes = {row[9] for row in rows if row[1] == _NETLINK_NETFILTER and row[2] == str(port)}
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), key=lambda pid: pid != port):
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                if os.readlink(entry.path) in wanted:
-                    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                        return pid, comm.read().strip()
-    return 0, ""
-
-
-def _named(who: tuple[int, str]) -> str:
-    return f"pid {who[0]}, {who[1]}" if who[0] else "a process that cannot be seen from here"

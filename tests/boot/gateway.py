@@ -25,15 +25,20 @@ def gateway(rules: str = RULES, keeps: Mapping[str, Path] | None = None) -> Iter
 
 
 @contextmanager
-def booted(net: Network, rules: str = RULES, keeps: Mapping[str, Path] | None = None) -> Iterator[System]:
-    """The gateway of `net` boots and runs ctfw.service."""
-    files, shows = this_ctfw()
-    files |= {
+def booted(
+    net: Network,
+    rules: str = RULES,
+    keeps: Mapping[str, Path] | None = None,
+    files: Mapping[str, str | Path] | None = None,
+) -> Iterator[System]:
+    """The gateway of `net` boots and runs ctfw.service; ``files`` are there beside what that needs."""
+    own, shows = this_ctfw()
+    own |= {
         "/etc/systemd/system/ctfw.service": PACKAGING / "ctfw.service",
         "/usr/lib/sysusers.d/ctfw.conf": PACKAGING / "ctfw.sysusers",
         "/etc/ctfw/rules.yaml": rules,
     }
-    with System(net.gateway, files=files, shows=shows, keeps=keeps) as system:
+    with System(net.gateway, files=own | dict(files or {}), shows=shows, keeps=keeps) as system:
         started = system.run("systemctl", "enable", "--now", "ctfw", check=False)
         assert started.returncode == 0, system.journal("-u", "ctfw")
         yield system

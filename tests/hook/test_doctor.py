@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from daemon.running import RULES, Running, wait_until
+from hook.hooked import command as hook_command
 from hook.hooked import hooked, needs_both_iptables, needs_nft
 from hook.test_apply import FOREIGN, FOREIGN_NFT
 
 from ctfw.service.client import Client
-from ctfw.service.doctor import examine, process_of, queue_holder
+from ctfw.service.doctor import examine, other_queues
 from ctfw.service.finding import FAIL, OK, WARN, Finding
+from ctfw.service.hook.plan import Plan
+from ctfw.service.listeners import held, listeners, processes_of
 from lab.net import CLIENT, SERVER, Network
 
 pytestmark = [pytest.mark.kernel, needs_nft, needs_both_iptables]
@@ -103,9 +106,9 @@ def test_the_queue_is_somebody_elses(net: Network, rules: Path, tmp_path: Path) 
     try:
         assert process.stdout is not None and process.stdout.readline() == "bound\n"
         with net.gateway:
-            port = queue_holder(0)
-            assert port and port != process.pid
-            assert process_of(port)[0] == process.pid
+            ports = listeners()
+            assert ports is not None and ports[0] != process.pid
+            assert list(processes_of(ports[0])) == [process.pid]
         (text,) = found(findings(net, rules), OK, "queue")
         assert text.startswith(f"queue 0 is held by pid {process.pid}, ")
         (tmp_path / "other").mkdir()
@@ -115,6 +118,57 @@ def test_the_queue_is_somebody_elses(net: Network, rules: Path, tmp_path: Path) 
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_queue_of_several_without_a_listener(net: Network, rules: Path, tmp_path: Path) -> None:
+    workers = RULES + "queue: {number: 4, workers: 3}\n"
+    with Running(net, tmp_path, rules=workers) as daemon:
+        them = findings(net, daemon.rules, daemon.control)
+        assert found(them, FAIL, "queue") == [] and len(found(them, OK, "queue")) == 3
+        daemon.rules.write_text(workers.replace("workers: 3", "workers: 5"))
+        assert found(findings(net, daemon.rules, daemon.control), FAIL, "queue") == [
+            "nobody listens on queues 7, 8: what is sent there is dropped"
+        ]
+        done = hook_command(net.gateway, "apply", "--rules", str(daemon.rules), code=1)
+        assert "nobody listens on queues 7, 8, and ctfw on others of 4 to 8: " in done.stderr
+        assert found(findings(net, daemon.rules), FAIL, "hook") == [
+            "no rule sends packets to ctfw: nothing is filtered"
+        ]
+    rules.write_text(workers)
+    assert found(findings(net, rules), FAIL, "queue") == [
+        "nobody listens on queues 4, 5, 6: what is sent there is dropped"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("holders", "ours", "level", "words"),
+    [
+        ({7: "ctfw"}, {7}, OK, "is held by pid 7, ctfw"),
+        ({1: "systemd", 7: "ctfw"}, {7}, OK, "is held by pid 7, ctfw"),
+        ({6: "nsenter", 7: "ctfw"}, {7}, OK, "is held by pid 7, ctfw"),  # who started it may have kept it open
+        ({6: "other"}, {7}, FAIL, "is held by pid 6, other, not by ctfw"),
+        ({}, {7}, FAIL, "is held by a process that cannot be seen from here, not by ctfw"),
+        ({}, set(), OK, "is held by a process that cannot be seen from here"),
+        ({1: "systemd"}, set(), WARN, "is kept by systemd for the next ctfw, and nobody reads it"),
+    ],
+)
+def test_who_holds_a_queue(holders: dict[int, str], ours: set[int], level: str, words: str) -> None:
+    finding = held(3, holders, ours)
+    assert finding.level == level and finding.text.startswith(f"queue 3 {words}")
+
+
+def test_rules_of_others_that_send_to_one_of_our_queues() -> None:
+    plan = Plan(queue=4, workers=3)
+    for words, ours in (
+        ("num 4", True),
+        ("num 6", True),
+        ("num 7", False),
+        ("balance 0:4", True),
+        ("balance 7:9", False),
+    ):
+        saved = f"-A FORWARD -j NFQUEUE --queue-{words} --queue-bypass\n"
+        assert other_queues("iptables", saved, plan) == ["iptables FORWARD"] * ours
+    assert other_queues("iptables", "-A FORWARD -j NFQUEUE\n", Plan()) == ["iptables FORWARD"]  # queue 0 it is
 
 
 def test_the_neighbours_are_named_and_those_that_drop_are_told(net: Network, rules: Path) -> None:

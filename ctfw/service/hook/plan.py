@@ -40,6 +40,11 @@ class Plan:
     offload_bit: int = 0  # of the mark, the packet's and the connection's; 0: nothing is offloaded
 
     @property
+    def queues(self) -> range:
+        """All of them."""
+        return range(self.queue, self.queue + self.workers)
+
+    @property
     def field(self) -> int:
         """The bits of the mark that say how a packet is rejected; 0 without rejection."""
         return int(reject_field(self.reject_bit)) if self.reject_bit else 0
