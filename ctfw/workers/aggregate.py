@@ -21,7 +21,7 @@ from ctfw.service.session import FAILED, Method, Refused, Session
 from ctfw.service.status import DEGRADED, FAILING, OK
 
 PATIENCE: Final = 5.0
-LOADING: Final = 120.0  # a rule file may be long
+LONG: Final = 120.0  # a rule file may be long, a table large
 APART: Final = ("directions", "events", "flight", "live", "metrics")
 
 _HEALTH: Final = (OK, DEGRADED, FAILING)
@@ -71,7 +71,7 @@ class Aggregate:
         methods["panic"] = lambda params, session: self._all("panic", params)[0]
         methods["rollback"] = lambda params, session: self._all("rollback", params)[0]
         methods["confirm"] = lambda params, session: self._confirm(params)
-        methods["flush"] = lambda params, session: _sum(self._all("flush", {}))
+        methods["flush"] = lambda params, session: self._flush()
         methods["reload"] = lambda params, session: self.reload(params)
         return methods
 
@@ -89,22 +89,17 @@ class Aggregate:
             self._is_reloading = False
 
     def _reload(self, params: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
-        prepared = self._ask_all("prepare", {"path": self._rules}, LOADING)
-        while not all(one.done() for one in prepared):
-            yield
-        failures = [error for one in prepared if (error := one.exception()) is not None]
-        if failures:
+        try:
+            yield from self._all_later("prepare", {"path": self._rules})
+            answers = yield from self._all_later("reload", params)
+        except Refused:
             self._all("discard", {})
-            raise _refused(failures[0])
-        done = self._ask_all("reload", params, LOADING)
-        while not all(one.done() for one in done):
-            yield
-        failures = [error for one in done if (error := one.exception()) is not None]
-        if failures:
-            self._all("discard", {})
-            raise _refused(failures[0])
-        answer: dict[str, Any] = done[0].result()
+            raise
+        answer: dict[str, Any] = answers[0]
         return answer
+
+    def _flush(self) -> Generator[None, None, dict[str, Any]]:
+        return _sum((yield from self._all_later("flush", {})))
 
     def _confirm(self, params: dict[str, Any]) -> dict[str, Any]:
         """Keeps the rules on trial everywhere. Each worker has a clock of its own, so not in the last second."""
@@ -131,6 +126,16 @@ class Aggregate:
             return [answer.result() for answer in answers]
         except ClientError as error:
             raise _refused(error) from error
+
+    def _all_later(self, method: str, params: dict[str, Any]) -> Generator[None, None, list[Any]]:
+        """The same of what may take long: others are served meanwhile."""
+        asked = self._ask_all(method, params, LONG)
+        while not all(one.done() for one in asked):
+            yield
+        failures = [error for one in asked if (error := one.exception()) is not None]
+        if failures:
+            raise _refused(failures[0])
+        return [one.result() for one in asked]
 
     def _entries(self, path: str, method: str, params: dict[str, Any]) -> Iterator[Any]:
         try:

@@ -2,6 +2,7 @@
 
 import selectors
 import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from ctfw.service.control import Control
+from ctfw.service.peers import Peer
 from ctfw.service.session import FAILED, Later, Refused, Session
 from ctfw.workers.aggregate import Aggregate
 
@@ -19,12 +21,12 @@ class Asked:
     def __init__(self, directory: Path) -> None:
         self.paths = [str(directory / f"control.sock.{number}") for number in range(2)]
         self.said: list[str] = []
-        self.is_ready = threading.Event()  # what is to be prepared is prepared from now on
+        self.is_ready = threading.Event()  # what takes longer is done from now on
         self.refusal = ""
         self._pending: list[Later] = []
         self._selector = selectors.DefaultSelector()
         methods: dict[str, Any] = {name: self._answer(name) for name in ("reload", "discard")}
-        methods["prepare"] = self._prepare
+        methods |= {name: self._answer_later(name) for name in ("prepare", "flush")}
         self._controls = [Control(path, self._selector, methods, lambda what, error: None) for path in self.paths]
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._serve)
@@ -43,10 +45,13 @@ class Asked:
 
         return answer
 
-    def _prepare(self, params: dict[str, Any], session: Session) -> Later:
-        self.said.append("prepare")
-        self._pending.append(Later())
-        return self._pending[-1]
+    def _answer_later(self, name: str) -> Any:
+        def answer(params: dict[str, Any], session: Session) -> Later:
+            self.said.append(name)
+            self._pending.append(Later())
+            return self._pending[-1]
+
+        return answer
 
     def _serve(self) -> None:
         while not self._is_over.is_set():
@@ -55,7 +60,7 @@ class Asked:
             for control in self._controls:
                 control.step()
             while self.is_ready.is_set() and self._pending:
-                self._pending.pop().done({})
+                self._pending.pop().done({"removed": 3})
         for control in self._controls:
             control.close()
 
@@ -77,6 +82,22 @@ def finish(asked: Asked, reload: Generator[None, None, dict[str, Any]], *others:
             next(reload)
         except StopIteration:
             return
+
+
+def test_a_flush_that_takes_long_holds_nobody_up(asked: Asked) -> None:
+    aggregate = Aggregate(asked.paths, "rules.yaml")
+    begun = time.monotonic()
+    flush = aggregate.table()["flush"]({}, Session(Peer(1, 0, frozenset({0}))))
+    assert isinstance(flush, Generator)
+    for _ in range(10):
+        next(flush)
+    assert time.monotonic() - begun < 1
+    asked.is_ready.set()
+    with pytest.raises(StopIteration) as ended:
+        while True:
+            next(flush)
+    assert ended.value.value == {"removed": 6}
+    aggregate.close()
 
 
 def test_one_reload_is_done_after_the_other(asked: Asked) -> None:
