@@ -5,7 +5,7 @@ one that knows. A reload is done by all or by none (``prepare``). What cannot be
 where each worker answers it itself.
 
 The process that asks judges no packets, so it may wait for an answer; a worker that does not answer within PATIENCE is
-an error, and its watchdog's business.
+an error, and its watchdog's business. What may take long, a reload or a flush, is waited for between other requests.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Aggregate:
         self.paths = paths
         self._rules = rules
         self._pool = ThreadPoolExecutor(len(paths), "ask")
+        self._slow = ThreadPoolExecutor(len(paths), "ask-long")  # where no question has to wait for a thread
         self._is_reloading = False
 
     def table(self) -> dict[str, Method]:
@@ -110,18 +111,21 @@ class Aggregate:
         return answer
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._slow):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask_all(self, method: str, params: dict[str, Any], patience: float = PATIENCE) -> list[Future[Any]]:
+    def _ask_all(
+        self, pool: ThreadPoolExecutor, method: str, params: dict[str, Any], patience: float
+    ) -> list[Future[Any]]:
         def ask(path: str) -> Any:
             with Client(path, patience) as client:
                 return client.call(method, **params)
 
-        return [self._pool.submit(ask, path) for path in self.paths]
+        return [pool.submit(ask, path) for path in self.paths]
 
     def _all(self, method: str, params: dict[str, Any]) -> list[Any]:
         """Each worker's answer. Raises Refused."""
-        answers = self._ask_all(method, params)
+        answers = self._ask_all(self._pool, method, params, PATIENCE)
         try:
             return [answer.result() for answer in answers]
         except ClientError as error:
@@ -129,7 +133,7 @@ class Aggregate:
 
     def _all_later(self, method: str, params: dict[str, Any]) -> Generator[None, None, list[Any]]:
         """The same of what may take long: others are served meanwhile."""
-        asked = self._ask_all(method, params, LONG)
+        asked = self._ask_all(self._slow, method, params, LONG)
         while not all(one.done() for one in asked):
             yield
         failures = [error for one in asked if (error := one.exception()) is not None]

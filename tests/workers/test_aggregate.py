@@ -25,7 +25,7 @@ class Asked:
         self.refusal = ""
         self._pending: list[Later] = []
         self._selector = selectors.DefaultSelector()
-        methods: dict[str, Any] = {name: self._answer(name) for name in ("reload", "discard")}
+        methods: dict[str, Any] = {name: self._answer(name) for name in ("reload", "discard", "siblings")}
         methods |= {name: self._answer_later(name) for name in ("prepare", "flush")}
         self._controls = [Control(path, self._selector, methods, lambda what, error: None) for path in self.paths]
         self._is_over = threading.Event()
@@ -89,9 +89,13 @@ def test_a_flush_that_takes_long_holds_nobody_up(asked: Asked) -> None:
     begun = time.monotonic()
     flush = aggregate.table()["flush"]({}, Session(Peer(1, 0, frozenset({0}))))
     assert isinstance(flush, Generator)
-    for _ in range(10):
-        next(flush)
+    next(flush)
+    unlock = threading.Timer(3, asked.is_ready.set)
+    unlock.start()
+    assert aggregate.table()["siblings"]({}, Session(Peer(1, 0, frozenset({0})))) == {}
+    next(flush)
     assert time.monotonic() - begun < 1
+    unlock.cancel()
     asked.is_ready.set()
     with pytest.raises(StopIteration) as ended:
         while True:
