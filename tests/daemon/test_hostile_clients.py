@@ -69,16 +69,47 @@ def test_ten_thousand_requests_at_once_are_served_one_a_turn(house: House) -> No
     for _ in range(200):
         with contextlib.suppress(BlockingIOError):
             requests = requests[greedy.sock.send(requests) :]
-        for key, mask in house.selector.select(0):
-            key.data(mask)
-        house.control.step()
+        turn(house)
     assert max(len(client.input) for client in house.control._clients) <= 2 * MAX_LINE
     modest.sock.send(b'{"id":2,"method":"look"}\n')
     for _ in range(4):
-        for key, mask in house.selector.select(0):
-            key.data(mask)
-        house.control.step()
+        turn(house)
     assert json.loads(modest.sock.recv(999)) == {"id": 2, "result": "seen"}
+
+
+def test_those_who_ask_for_much_are_served_in_turn(house: House) -> None:
+    """Three with thousands of requests each, one whose only request takes thousands of slices."""
+    greedy = [house.enter() for _ in range(3)]
+    patient = house.enter()
+    for guest in greedy:
+        guest.sock.send(b'{"id":1,"method":"look"}\n' * 2_000)
+    patient.sock.send(json.dumps({"id": 1, "method": "work", "params": {"words": ["on"] * 2_000}}).encode() + b"\n")
+    turns = 400
+    for _ in range(turns):
+        turn(house)
+    served = [guest.sock.recv(1 << 20).count(b"seen") for guest in greedy]
+    assert max(*served, len(house.slices)) - min(*served, len(house.slices)) <= 1
+    assert sum(served) + len(house.slices) >= turns - 2  # and no turn was for nobody
+
+
+def test_who_asks_little_waits_for_one_request_of_each_other(house: House) -> None:
+    greedy = [house.enter() for _ in range(5)]
+    modest = house.enter()
+    for guest in greedy:
+        guest.sock.send(b'{"id":1,"method":"look"}\n' * 2_000)
+    for number in range(20):
+        turn(house)
+        modest.sock.send(b'{"id":%d,"method":"look"}\n' % number)
+        for _ in range(len(greedy) + 1):
+            turn(house)
+        assert json.loads(modest.sock.recv(999)) == {"id": number, "result": "seen"}
+
+
+def turn(house: House) -> None:
+    """A turn of the loop, without its packets."""
+    for key, mask in house.selector.select(0):
+        key.data(mask)
+    house.control.step()
 
 
 def test_a_flood_of_connections_takes_little_of_each_turn(house: House) -> None:
