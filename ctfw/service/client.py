@@ -90,7 +90,7 @@ class Client:
         self._file.close()
         self._sock.close()
 
-    def call(self, method: str, **params: object) -> Any:
+    def call(self, method: str, /, **params: object) -> Any:
         """The method's result. Raises ClientError for an error, NotRunning when the daemon goes away."""
         self._id += 1
         request = {"id": self._id, "method": method, "params": params}
@@ -116,11 +116,16 @@ class Client:
             except (NotRunning, OSError):
                 return
 
-    def pages(self, method: str, **params: object) -> Iterator[Any]:
+    def pages(self, method: str, /, **params: object) -> Iterator[Any]:
         """The entries of a method that answers in pages."""
+        for entries in self.lists(method, **params):
+            yield from entries
+
+    def lists(self, method: str, /, **params: object) -> Iterator[list[Any]]:
+        """The same page by page."""
         answer = self.call(method, **params)
         while True:
-            yield from answer["entries"]
+            yield answer["entries"]
             if not answer["more"]:
                 return
             answer = self.call(method, **params, next=True)

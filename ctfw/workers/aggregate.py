@@ -56,7 +56,9 @@ class Aggregate:
         for name in ("rules", "reset_rules"):
             methods[name] = self._rules_of(name)
         methods["explain"] = self._explain
-        methods["members"] = lambda params, session: page(params, session, lambda: paged(self._first("members")))
+        methods["members"] = lambda params, session: page(
+            params, session, lambda: self._lists(self.paths[:1], "members")
+        )
         methods["clock"] = lambda params, session: self._all("clock", {})[0]
         methods["stats"] = lambda params, session: _sum_stats(self._all("stats", {}))
         methods["siblings"] = lambda params, session: _sum(self._all("siblings", {}))
@@ -141,40 +143,36 @@ class Aggregate:
             raise _refused(failures[0])
         return [one.result() for one in asked]
 
-    def _entries(self, path: str, method: str, params: dict[str, Any]) -> Iterator[Any]:
+    def _lists(self, paths: list[str], method: str, /, **params: object) -> Iterator[list[Any]]:
+        """Their pages as they are: what an entry is may be large."""
         try:
-            with Client(path, PATIENCE) as client:
-                yield from client.pages(method, **params)
+            for path in paths:
+                with Client(path, PATIENCE) as client:
+                    yield from client.lists(method, **params)
         except ClientError as error:
             raise _refused(error) from error
 
-    def _first(self, method: str) -> Iterator[Any]:
-        return self._entries(self.paths[0], method, {})
+    def _entries(self, path: str, method: str, /, **params: object) -> Iterator[Any]:
+        return (entry for entries in self._lists([path], method, **params) for entry in entries)
 
     def _listing(self, name: str) -> Method:
-        def every(params: dict[str, Any]) -> Iterator[Any]:
-            for path in self.paths:
-                yield from self._entries(path, name, params)
-
         def answer(params: dict[str, Any], session: Session) -> dict[str, Any]:
-            asked = {key: value for key, value in params.items() if key != "next"}
-            return page(params, session, lambda: paged(every(asked)))
+            return page(params, session, lambda: self._lists(self.paths, name, **_first(params)))
 
         return answer
 
     def _rules_of(self, name: str) -> Method:
         def every() -> Iterator[Any]:
-            for same in zip(*[self._entries(path, name, {}) for path in self.paths], strict=True):
+            for same in zip(*[self._entries(path, name) for path in self.paths], strict=True):
                 yield _rule(same)
 
         return lambda params, session: page(params, session, lambda: paged(every()))
 
     def _explain(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """By the worker that knows the packet's connection; by the first one when none does."""
-        asked = {key: value for key, value in params.items() if key != "next"}
 
         def told() -> Iterator[Any]:
-            tellings = [list(self._entries(path, "explain", asked)) for path in self.paths]
+            tellings = [list(self._entries(path, "explain", **_first(params))) for path in self.paths]
             for telling in tellings:
                 if any(one["step"] == "connection" and one["line"] for one in telling):
                     return iter(telling)
@@ -189,6 +187,11 @@ def _apart(name: str, paths: list[str]) -> Callable[[dict[str, Any], Session], o
         raise Refused(FAILED, f"{name}: each worker answers this for itself, with --socket one of {where}")
 
     return refuse
+
+
+def _first(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a request without those of its going on."""
+    return {name: value for name, value in params.items() if name != "next"}
 
 
 def _refused(error: BaseException) -> Refused:

@@ -1,5 +1,6 @@
 """The control socket of all, asking others that answer when the test says so."""
 
+import json
 import selectors
 import threading
 import time
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ctfw.service.control import Control
+from ctfw.service.control import MAX_OUTPUT, Control
+from ctfw.service.pages import page
 from ctfw.service.peers import Peer
 from ctfw.service.session import FAILED, Later, Refused, Session
 from ctfw.workers.aggregate import Aggregate
@@ -27,6 +29,7 @@ class Asked:
         self._selector = selectors.DefaultSelector()
         methods: dict[str, Any] = {name: self._answer(name) for name in ("reload", "discard", "siblings")}
         methods |= {name: self._answer_later(name) for name in ("prepare", "flush")}
+        methods["list"] = lambda params, session: page(params, session, lambda: iter([["x" * 300_000]] * 10))
         self._controls = [Control(path, self._selector, methods, lambda what, error: None) for path in self.paths]
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._serve)
@@ -101,6 +104,21 @@ def test_a_flush_that_takes_long_holds_nobody_up(asked: Asked) -> None:
         while True:
             next(flush)
     assert ended.value.value == {"removed": 6}
+    aggregate.close()
+
+
+def test_a_page_is_no_longer_than_that_of_who_was_asked(asked: Asked) -> None:
+    """`list` gets packed connections, hundreds in one text: eight of these are more than a client may leave unread."""
+    aggregate = Aggregate(asked.paths, "rules.yaml")
+    session = Session(Peer(1, 0, frozenset({0})))
+    named = dict.fromkeys(("form", "self", "path", "paths", "method"), "packed")
+    answer: Any = aggregate.table()["list"](named, session)
+    pages = [answer["entries"]]
+    while answer["more"]:
+        answer = aggregate.table()["list"]({"next": True}, session)
+        pages.append(answer["entries"])
+    assert [len(json.dumps(entries)) < MAX_OUTPUT for entries in pages] == [True] * len(pages)
+    assert sum(map(len, pages)) == 20
     aggregate.close()
 
 
