@@ -11,7 +11,7 @@ its links when a connection leaves: Python's cycle collector never has to look a
 
 from mypy_extensions import i32, i64, mypyc_attr
 
-from ctfw.conntrack.state import ASSURED, CONFIRMED, SEEN_REPLY
+from ctfw.conntrack.state import ASSURED, CONFIRMED
 
 
 @mypyc_attr(acyclic=True)
@@ -130,6 +130,3 @@ class Conn:
 
     def is_confirmed(self) -> bool:
         return self.status & CONFIRMED != 0
-
-    def has_seen_reply(self) -> bool:
-        return self.status & SEEN_REPLY != 0

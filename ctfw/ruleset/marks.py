@@ -15,7 +15,6 @@ from mypy_extensions import i64
 
 REJECT_BIT: Final = 0x40000000
 OFFLOAD_BIT: Final = 0x04000000
-LOWEST_BIT: Final = 8  # below it there is no room for the three bits
 
 
 def reject_field(bit: i64) -> i64:

@@ -34,11 +34,6 @@ def remove(ruleset: Ruleset, name: str, member: str, now: int) -> bool:
     return _find(ruleset, name).remove(address, length, now)
 
 
-def listing(ruleset: Ruleset, name: str, now: int) -> list[tuple[str, int]]:
-    """The members with the nanoseconds that they have left, -1 for those that stay. Raises MemberError."""
-    return [(show_member(member, length), left) for member, length, left in _find(ruleset, name).members(now)]
-
-
 def texts(ruleset: Ruleset, now: int, unix: int) -> Iterator[str]:
     """Every dynamic set as the text of a JSON document, with the calendar's time of it; ``unix`` in nanoseconds.
 

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-MOST_WORKERS: Final = 16
 LONGEST: Final = 1 << 16
 _FIGURES: Final = 2
 

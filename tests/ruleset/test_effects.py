@@ -8,7 +8,7 @@ from ruleset.gateway import CLIENT, OTHER, SECOND, SERVER, Gateway, ack, answer,
 
 from ctfw.ruleset import marks, verdict
 from ctfw.ruleset.schedule import Schedule
-from ctfw.service.members import MemberError, add, listing, remove, restore, texts
+from ctfw.service.members import MemberError, add, remove, restore, show_member, texts
 
 ALL = "  - {name: all, verdict: accept}\n"
 REPLIES = "  - {name: replies, state: [ESTABLISHED, RELATED], verdict: accept}\n"
@@ -125,10 +125,16 @@ def test_a_rule_adds_to_a_set_that_another_asks() -> None:
     assert gateway.says(query(src=OTHER)) == "accept: all"
     assert gateway.says(syn(dport=23, src=OTHER)) == "drop: trap"
     assert gateway.says(query(src="198.51.100.200")) == "drop: banned"
-    assert listing(gateway.engine.ruleset, "banned", gateway.now)[0][0] == "198.51.100.0/24"
+    assert banned(gateway)[0][0] == "198.51.100.0/24"
     gateway.wait(10)
     assert gateway.says(query(src=OTHER)) == "accept: all"
     assert gateway.says(query(src="10.9.9.9")) == "drop: banned"
+
+
+def banned(gateway: Gateway) -> list[tuple[str, int]]:
+    """The members with what they have left."""
+    members = gateway.engine.ruleset.sets["banned"].members(gateway.now)
+    return [(show_member(member, length), left) for member, length, left in members]
 
 
 def test_members_by_hand_survive_a_reload_and_a_restart() -> None:
@@ -148,7 +154,7 @@ def test_members_by_hand_survive_a_reload_and_a_restart() -> None:
     saved = json.loads("".join(texts(gateway.engine.ruleset, gateway.now, 1_000_000 * SECOND)))
     other = Gateway(rules)
     assert restore(other.engine.ruleset, saved, other.now, 1_000_030 * SECOND) == []
-    (first, second) = listing(other.engine.ruleset, "banned", other.now)
+    (first, second) = banned(other)
     assert first == (OTHER, -1)
     assert second[0] == "2001:db8::/32" and 29 * SECOND < second[1] <= 30 * SECOND
     assert remove(other.engine.ruleset, "banned", OTHER, other.now)
@@ -164,7 +170,7 @@ def test_members_by_hand_survive_a_reload_and_a_restart() -> None:
 def test_whatever_is_restored_is_used_or_complained_about(data: object) -> None:
     gateway = Gateway("sets: {banned: {members: [], dynamic: on}}\nrules: [{name: b, src: $banned, verdict: drop}]\n")
     assert restore(gateway.engine.ruleset, data, gateway.now, 0)
-    assert listing(gateway.engine.ruleset, "banned", gateway.now) == []
+    assert banned(gateway) == []
 
 
 def test_connlimit_counts_what_lives() -> None:
