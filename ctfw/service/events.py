@@ -22,7 +22,7 @@ from typing import Any, Final
 from ctfw.conntrack.events import DESTROY, KIND_NAMES, Event, Events
 from ctfw.conntrack.record import event_dict, event_line
 from ctfw.conntrack.tracker import ConnTrack
-from ctfw.service.selection import Selection
+from ctfw.service.selection import Selection, selection_of
 from ctfw.service.session import INVALID_PARAMS, Refused, Session
 
 SLICE: Final = 500_000  # nanoseconds of a turn: less than what its packets take
@@ -52,17 +52,12 @@ class EventStream:
 
     def subscribe(self, params: dict[str, Any], session: Session) -> dict[str, Any]:
         """The method ``events``: ``kinds`` (all of them unless given), ``form`` and ``only`` as for ``list``."""
-        form, words, names = params.get("form", FORMS[0]), params.get("only", {}), params.get("kinds", KIND_NAMES)
+        form, names = params.get("form", FORMS[0]), params.get("kinds", KIND_NAMES)
         if form not in FORMS:
             raise Refused(INVALID_PARAMS, f"form is one of {', '.join(FORMS)}")
-        if not isinstance(words, dict) or not isinstance(names, list | tuple):
-            raise Refused(INVALID_PARAMS, "only is an object, kinds is a list")
-        if not all(name in KIND_NAMES for name in names):
-            raise Refused(INVALID_PARAMS, f"kinds are of {', '.join(KIND_NAMES)}")
-        try:
-            selection = Selection(words)
-        except ValueError as error:
-            raise Refused(INVALID_PARAMS, str(error)) from error
+        if not isinstance(names, list | tuple) or not all(name in KIND_NAMES for name in names):
+            raise Refused(INVALID_PARAMS, f"kinds is a list of {', '.join(KIND_NAMES)}")
+        selection = selection_of(params)
         self._subscribers = [one for one in self._subscribers if one.session is not session]
         kinds = frozenset(KIND_NAMES.index(name) for name in names)
         self._subscribers.append(_Subscriber(session, kinds, form, selection, self.lost))
