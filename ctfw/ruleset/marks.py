@@ -1,7 +1,7 @@
 """The packet's mark as a carrier: which of its bits are ours, and what they say.
 
 A packet that is to be rejected leaves ctfw accepted, with one bit of its mark set; a rule of the kernel behind the
-queue answers it and drops it there (DESIGN section 4). The three bits below that one say how, so a single number in
+queue answers it and drops it there (docs/hook.md). The three bits below that one say how, so a single number in
 the rule file places all four. They are ours alone: on arrival they are cleared, so that nobody carries a mark into the
 rules that makes the kernel answer in our name, and no rule may set or ask for them.
 

@@ -255,7 +255,7 @@ def test_what_was_handed_over_is_what_was_judged(net: Network, tmp_path: Path, n
 
 
 def test_what_passes_a_full_queue_is_handed_over_and_not_judged(net: Network, tmp_path: Path) -> None:
-    """FAIL_OPEN's packets, which nobody else counts: handed over minus judged (DESIGN 3.3)."""
+    """FAIL_OPEN's packets, which nobody else counts: handed over minus judged."""
     text = RULES + "failure: {queue_full: accept}\n"
     short = "self._kernel._command(3, (10).to_bytes(4, 'big'), acknowledge=False)"  # a queue of ten packets
     with hooked(net, "iptables-nft", text), Running(net, tmp_path, rules=text, changed=(short,)) as daemon:

@@ -2,7 +2,7 @@
 
 The rule that queues has a counter, in nft's words and in those of iptables-nft, whose rules are nft's too. Nobody else
 counts a packet that passes unjudged: not the queue when it is full and lets it pass, not the kernel when nobody listens
-and the rule says bypass. So this counter, held against what was judged, is the only figure there is (DESIGN 3.3).
+and the rule says bypass. So this counter, held against what was judged, is the only figure there is.
 
 Asked is for ctfw's own chains alone, never for a whole table, so the cost does not grow with what others have: some ten
 microseconds a chain. It runs no program and needs CAP_NET_ADMIN alone. The rules of iptables-legacy cannot be asked for
