@@ -71,6 +71,7 @@ from ctfw.service.networks import broadcast_networks
 from ctfw.service.notify import Notifier
 from ctfw.service.offload import OffloadCare
 from ctfw.service.packet_log import PacketLog
+from ctfw.service.panic import file_of
 from ctfw.service.peers import Access
 from ctfw.service.pulse import Pulse
 from ctfw.service.record import Recorder
@@ -266,6 +267,7 @@ class Daemon:
         gc.collect()
         gc.freeze()
         self._keeper.restore(self.engine, lambda: self._reloading.config.stored.files, is_seamless=self._kernel.adopted)
+        self._reloading.panic.begin(file_of(os.path.dirname(self._control.path), self._number))
         if self._kernel.adopted:
             self.queue.resume(*self._kernel.settle())
             self._account.settled()
@@ -386,6 +388,8 @@ class Daemon:
             self._packets()
         self._control.close()
         self._account.close()
+        if self._stopping and self._team is None:  # one of a team ends with the others, whoever wanted that
+            self._reloading.panic.end()
         self._keeper.finish()
         self._kernel.close()
         self._offload.close()

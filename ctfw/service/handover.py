@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ctfw.engine import Engine
+from ctfw.service.boot import boot_id
 from ctfw.service.descriptors import Descriptors
 from ctfw.service.journal import NOTICE, WARNING, Journal
 from ctfw.service.kernel_queue import KernelQueue, QueueError
@@ -35,13 +36,12 @@ from ctfw.service.kinds import STATE_NOT_SAVED, STATE_REFUSED, TAKEN_OVER
 from ctfw.service.notify import Notifier
 from ctfw.service.restoring import restore
 from ctfw.service.saving import Saving, digest
-from ctfw.service.snapshot import BOOT_SIZE, MOST_BYTES, Log, SnapshotError, read_log
+from ctfw.service.snapshot import MOST_BYTES, Log, SnapshotError, read_log
 from ctfw.service.whole_file import replacing
 
 QUEUE: Final = "queue-"
 LOGS: Final = ("connections-0", "connections-1")
 FILE: Final = "connections"
-BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 SECOND: Final = 1_000_000_000
 COPY_INTERVAL: Final = 60 * SECOND
 COPY_SOON: Final = 5 * SECOND  # when the file is outdated
@@ -114,7 +114,7 @@ class TableKeeper:
         self._copied = -1
         self._is_outdated = False  # the file tells of connections that somebody has taken out
         self._logs: list[int] = []
-        self._boot = _boot_id()
+        self._boot = boot_id()
         if not self._is_active:
             return
         for name in LOGS:
@@ -276,12 +276,3 @@ def _read(descriptor: int) -> bytes:
     with open(os.dup(descriptor), "rb", buffering=0) as file:
         file.seek(0)
         return file.read()
-
-
-def _boot_id() -> bytes:
-    """Which boot this is; where that cannot be told, one that was never before."""
-    try:
-        with open(BOOT_ID, encoding="ascii") as file:
-            return bytes.fromhex(file.read().strip().replace("-", ""))[:BOOT_SIZE]
-    except (OSError, ValueError):
-        return os.urandom(BOOT_SIZE)

@@ -41,6 +41,7 @@ from ctfw.service.last_good import Begun, LastGood
 from ctfw.service.members_file import read_members
 from ctfw.service.methods import READING
 from ctfw.service.notify import Notifier
+from ctfw.service.panic import file_of
 from ctfw.service.session import Method, Refused
 from ctfw.service.socket_file import ControlError
 from ctfw.tools import rule_tests
@@ -287,6 +288,7 @@ class Supervisor:
                 self._stopping = True
 
     def _stop(self) -> None:
+        is_wanted = self._stopping and self._code == 0
         self._stopping = True
         self._notifier.stopping()
         if self._control is not None:
@@ -310,7 +312,10 @@ class Supervisor:
             self._hear(worker.number)
             self._selector.unregister(worker.notices)
             worker.notices.close()
-            for path in (self._notices(worker.number), self._aggregate.paths[worker.number]):  # if it could not itself
+            own = [self._notices(worker.number), self._aggregate.paths[worker.number]]  # if it could not itself
+            if is_wanted:
+                own.append(file_of(os.path.dirname(self._options.socket), self._first + worker.number))
+            for path in own:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         self._journal.log(f"stopped: {self._facts()}", NOTICE, kind=STOPPED)

@@ -1,15 +1,20 @@
 """`ctfw panic`: nothing passes but the admin's own session, for a time, and then everything is as before."""
 
 import os
+import re
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from daemon.parts import Gateway
 from daemon.running import COMMAND, OPEN, RULES, SHUT, Datagrams, Running, wait_until
 
+from ctfw.service.boot import boot_id
 from ctfw.service.client import Client, ClientError
+from ctfw.service.panic import LONGEST
 from lab.net import GATEWAY, Network
 
 pytestmark = pytest.mark.kernel
@@ -43,6 +48,81 @@ def test_panic_ends_by_itself(net: Network, tmp_path: Path) -> None:
         daemon.ctfw("panic", "on", "--for", "1")
         wait_until(lambda: "panic is over, the rules hold again: the time is over" in daemon.log())
         wait_until(good.answered)
+
+
+def is_over(daemon: Running) -> bool:
+    wait_until(lambda: "panic is over" in daemon.log())
+    return True
+
+
+def after(directory: Path) -> None:
+    """Makes room for the next daemon."""
+    for name in ("notify", "control.sock"):
+        (directory / name).unlink(missing_ok=True)
+
+
+def test_a_crash_does_not_end_it_and_a_restart_does(net: Network, tmp_path: Path) -> None:
+    with Datagrams(net, OPEN) as good:
+        with Running(net, tmp_path) as daemon:
+            daemon.ctfw("panic", "on", "--for", "60")
+            daemon.signal(signal.SIGKILL)
+            daemon.process.wait()
+        after(tmp_path)
+        with Running(net, tmp_path) as daemon:
+            assert re.search(r"PANIC goes on, everything is dropped for (60|5\d) s: ", daemon.log())
+            assert not good.answered()
+            daemon.stop()
+        after(tmp_path)
+        with Running(net, tmp_path) as daemon:
+            wait_until(good.answered)
+            assert "PANIC" not in daemon.log()
+
+
+def test_what_is_over_does_not_come_back_with_a_crash(net: Network, tmp_path: Path) -> None:
+    with Datagrams(net, OPEN) as good:
+        for how in (("off",), ("on", "--for", "1")):
+            with Running(net, tmp_path) as daemon:
+                daemon.ctfw("panic", "on", "--for", "60")
+                daemon.ctfw("panic", *how)
+                assert is_over(daemon)
+                daemon.signal(signal.SIGKILL)
+                daemon.process.wait()
+            after(tmp_path)
+            assert not list(tmp_path.glob("panic*"))
+        with Running(net, tmp_path):
+            wait_until(good.answered)
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        "",
+        "[]",
+        '{"boot": "another", "until": 1000000000000000000, "session": null}',
+        '{"boot": "this", "until": 1, "session": null}',
+        '{"boot": "this", "until": "soon", "session": null}',
+        '{"boot": "this"}',
+    ],
+)
+def test_a_note_that_says_nothing_of_today_is_no_panic(tmp_path: Path, noted: str) -> None:
+    path = tmp_path / "panic.0"
+    path.write_text(noted.replace("this", boot_id().hex()))
+    gateway = Gateway(tmp_path)
+    panic = gateway.parts.reloading.panic
+    panic.begin(str(path))
+    assert panic.left() is None
+    gateway.close()
+
+
+@pytest.mark.parametrize("session", ["null", '{"src": "nonsense"}', '"x"', '{"src": "192.0.2.1"}'])
+def test_a_panic_lasts_a_day_at_most_whatever_was_noted(tmp_path: Path, session: str) -> None:
+    path = tmp_path / "panic.0"
+    path.write_text(f'{{"boot": "{boot_id().hex()}", "until": {1 << 62}, "session": {session}}}')
+    gateway = Gateway(tmp_path)
+    panic = gateway.parts.reloading.panic
+    panic.begin(str(path))
+    assert panic.left() == LONGEST
+    gateway.close()
 
 
 def test_a_reload_during_a_panic_opens_nothing_and_holds_afterwards(net: Network, tmp_path: Path) -> None:

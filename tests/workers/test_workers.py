@@ -217,6 +217,24 @@ def test_when_one_ends_all_do_and_nobody_is_left(net: Network, tmp_path: Path, n
         assert not list(tmp_path.glob("control.sock*"))
 
 
+def test_a_panic_outlives_a_crash_of_one_and_ends_with_a_restart(net: Network, tmp_path: Path) -> None:
+    def shut() -> list[bool]:
+        return [call(daemon, "status", f".{number}")["rules"]["panic"] is not None for number in range(3)]
+
+    with Running(net, tmp_path, rules=WORKERS) as daemon:
+        daemon.ctfw("panic", "on", "--for", "60")
+        os.kill(call(daemon, "status")["workers"][1]["pid"], signal.SIGKILL)
+        assert daemon.process.wait(PATIENCE) != 0
+    (tmp_path / "notify").unlink()
+    with Running(net, tmp_path, rules=WORKERS) as daemon:
+        assert shut() == [True] * 3
+        daemon.signal(signal.SIGTERM)
+        assert daemon.process.wait(PATIENCE) == 0
+    (tmp_path / "notify").unlink()
+    with Running(net, tmp_path, rules=WORKERS) as daemon:
+        assert shut() == [False] * 3
+
+
 def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
