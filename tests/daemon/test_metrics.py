@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ctfw.config import ConfigError, load
 from ctfw.packet import HOOK_NAMES
 from ctfw.reason import NAMES
-from ctfw.service.metrics import FAMILIES, MOST_RULES, lines
+from ctfw.service.metric_families import FAMILIES, MOST_RULES
+from ctfw.service.metrics import lines
 from ctfw.service.pages import SLICE, paged
 from lab.net import Network
 

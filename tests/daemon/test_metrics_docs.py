@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ctfw.service.kinds import ALL
-from ctfw.service.metrics import FAMILIES, MOST_RULES
+from ctfw.service.metric_families import FAMILIES, MOST_RULES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "metrics.md").read_text()
