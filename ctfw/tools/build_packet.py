@@ -15,7 +15,8 @@ import struct
 from typing import Final
 
 from ctfw.checksum import crc32c
-from ctfw.config.packet_words import FLAGS, Wording
+from ctfw.config.packet_vocabulary import FLAGS
+from ctfw.config.packet_words import Wording
 from ctfw.packet import GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE
 
 WINDOW: Final = 64240

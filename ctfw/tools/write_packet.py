@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ctfw.config.packet_words import MAX_LENGTH, MAX_SACKS, parse
+from ctfw.config.packet_vocabulary import MAX_LENGTH
+from ctfw.config.packet_words import MAX_SACKS, parse
 from ctfw.packet import (
     AF_INET,
     GRE,

@@ -7,7 +7,8 @@ import pytest
 from tools.gateway import established
 
 from ctfw import config, reason
-from ctfw.config.packet_words import CHUNKS, FLAGS, PLAIN, WORDS, parse
+from ctfw.config.packet_vocabulary import CHUNKS, FLAGS, PLAIN, WORDS
+from ctfw.config.packet_words import parse
 from ctfw.packet import decode
 from ctfw.packet_text import proto_name
 from ctfw.tools import rule_tests

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ctfw import reason
 from ctfw.checksum import is_checksum_good
-from ctfw.config.packet_words import CHUNKS, FLAGS, PLAIN, WORDS, PacketError, Wording, parse
+from ctfw.config.packet_vocabulary import CHUNKS, FLAGS, PLAIN, WORDS
+from ctfw.config.packet_words import PacketError, Wording, parse
 from ctfw.packet import decode
 from ctfw.packet_text import PROTO_NAMES, describe
 from ctfw.tools.build_packet import Talk
