@@ -103,7 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         print(f"ctfw: {error.filename or 'run'}: {error.strerror or error}", file=sys.stderr)
         return 4 if isinstance(error, PermissionError) else 1
-    return daemon.run()
+    try:
+        return daemon.run()
+    except ControlError as error:  # with workers it is made when all of them are ready
+        print(f"ctfw: {error}", file=sys.stderr)
+        return 1
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:

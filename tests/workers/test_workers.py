@@ -275,6 +275,20 @@ def test_a_worker_without_its_queue_is_a_failed_start(net: Network, tmp_path: Pa
         assert "worker 2: queue 6: already bound" in done.stderr
 
 
+def test_a_control_socket_that_is_taken_is_a_failed_start(net: Network, tmp_path: Path) -> None:
+    path = str(tmp_path / "control.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        done = subprocess.run(
+            ["nsenter", f"--net={net.gateway.path}", *RUN, "--rules", str(rules_in(tmp_path)), "--socket", path],
+            capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert f"ctfw: control socket: {path}: another daemon listens there" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # Puts the descriptors that it is given where systemd would, says so in the environment, and becomes ctfw.
 _KEPT = """
 import fcntl, os, sys
