@@ -75,7 +75,7 @@ class OffloadCare:
                     self._cared.add(conn)
                     self._due.append((now, conn))
         except OSError as error:
-            self._log(f"offload: the kernel's table cannot be read: {error.strerror}")
+            self._log(f"offload: the kernel's table cannot be read: {error.strerror or error}")
 
     def tick(self, now: int) -> None:
         """Looks after those that are due, for SLICE; to be called about ten times a second."""
@@ -111,7 +111,7 @@ class OffloadCare:
             try:
                 self._table = KernelTable()
             except OSError as error:
-                self._log(f"offload: the kernel's table cannot be asked: {error.strerror}")
+                self._log(f"offload: the kernel's table cannot be asked: {error.strerror or error}")
         self._engine.offload.on = self._bit != 0 and self._table is not None
         self._kept, self._retry = False, 0
 

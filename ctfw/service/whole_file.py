@@ -29,7 +29,9 @@ def replacing(path: str, *, mode: int = 0o600, durable: bool = True, draft: str 
             if durable:
                 os.fsync(file.fileno())
         os.replace(draft, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = path  # what a full disk refuses comes without
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise

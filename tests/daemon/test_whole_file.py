@@ -1,6 +1,7 @@
 """A file is there whole or not at all (service/whole_file.py), on a real file system."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,16 @@ def test_a_link_in_the_place_of_the_draft_is_not_followed(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="symbolic links"), replacing(str(tmp_path / "kept")) as file:
         file.write(b"new")
     assert victim.read_text() == "mine"
+
+
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    """That of a full disk comes without."""
+    path = str(tmp_path / "kept")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as found, replacing(path) as file:
+            file.write(b"more than ten bytes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found.value.filename == path
