@@ -225,6 +225,7 @@ class Daemon:
 
         self._stopping = False
         self._more_requests = False
+        self._more_expired = False
         self._next_tick = self._started + TICK
         self._ticks = 0
         self._sets = SetsKeeper(options.state, self._tell_unsaved) if options.state else None
@@ -306,13 +307,15 @@ class Daemon:
 
     def _turn(self) -> None:
         is_listened_to = self._tracker.table.events is not None
-        if self._loop.serve(0 if self._more_requests else self._next_tick, is_listened_to):
+        if self._loop.serve(0 if self._more_requests or self._more_expired else self._next_tick, is_listened_to):
             for key, mask in self._selector.select(0):
                 key.data(mask)
         self._after_packets()
         more_events = self._events.step()
         self._more_requests = self._control.step() or more_events
         now = time.monotonic_ns()
+        if self._more_expired:
+            self._more_expired = self._tracker.sweep(now)
         if now >= self._next_tick:
             self._tick(now)
             self._next_tick = now + TICK
@@ -332,7 +335,7 @@ class Daemon:
 
     def _tick(self, now: int) -> None:
         self._ticks += 1
-        self._tracker.sweep(now)
+        self._more_expired = self._tracker.sweep(now)
         self.engine.ruleset.tick(now, time.time_ns())
         self._flight.tick(now)
         self._heat.tick(now)

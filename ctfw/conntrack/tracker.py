@@ -38,7 +38,7 @@ from ctfw.conntrack.state import (
     UNTRACKED,
     UPDATED,
 )
-from ctfw.conntrack.table import Table
+from ctfw.conntrack.table import MOST_FREED, Table
 from ctfw.packet import (
     GRE,
     ICMP,
@@ -207,9 +207,13 @@ class ConnTrack:
         track = conn.tcp
         return tcp.extend(track, packet.direction, end, size) if track is not None and end >= 0 else -1
 
-    def sweep(self, now: i64) -> None:
-        """One bounded step of freeing what has expired; to be called about ten times a second."""
-        self.stats.expired += self.table.sweep(now)
+    def sweep(self, now: i64) -> bool:
+        """One bounded step of freeing what has expired; to be called about ten times a second.
+
+        True: there may be more to free, so call again soon.
+        """
+        freed: i64 = self.table.sweep(now)
+        self.stats.expired += freed
         if self.killed.count:
             self.killed.sweep(now)
         if self._expectations.count:
@@ -217,6 +221,7 @@ class ConnTrack:
         if self._calls.count:
             for master in self._calls.sweep(now):
                 end_call(master, self._expectations, self._calls, self.table, now)
+        return freed >= MOST_FREED
 
     def expectations(self) -> list[Expectation]:
         """The expectations of living masters, expired ones included."""

@@ -153,7 +153,8 @@ class Replay:
 
     def _sweep(self, ticks: int) -> None:
         for _ in range(ticks):
-            self._tracker.sweep(self._now)
+            while self._tracker.sweep(self._now):
+                pass
 
     def _annotation(self, frame: Frame) -> Annotation:
         for comment in frame.comments:

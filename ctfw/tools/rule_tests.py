@@ -165,7 +165,8 @@ def _wait(engine: Engine, now: int, seconds: int, at: int) -> int:
     """Time passes, and with it what the daemon does at its ticks."""
     later = now + seconds * SECOND
     for _ in range(min(seconds * SECOND // _TICK, _MOST_TICKS)):
-        engine.tracker.sweep(later)
+        while engine.tracker.sweep(later):
+            pass
     engine.ruleset.tick(later, at * SECOND + later - START)
     return later
 

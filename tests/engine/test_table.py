@@ -105,11 +105,23 @@ def test_one_step_of_sweeping_is_bounded() -> None:
 
 def test_one_step_of_sweeping_frees_no_more_than_it_may() -> None:
     gateway = Gateway()
-    lookups(gateway, *range(1, 1501))
+    lookups(gateway, *range(1, 2 * MOST_FREED))
     gateway.wait(30)
     assert gateway.tracker.table.sweep(gateway.now, SHARDS) == MOST_FREED
-    assert gateway.tracker.table.sweep(gateway.now, SHARDS) == 1500 - MOST_FREED
+    assert gateway.tracker.table.sweep(gateway.now, SHARDS) == MOST_FREED - 1
     check_table(gateway.tracker.table)
+
+
+def test_a_step_that_has_freed_what_it_may_says_that_there_may_be_more() -> None:
+    gateway = Gateway()
+    lookups(gateway, *range(1, 100 * MOST_FREED))  # more in eight shards than one step may free
+    assert not gateway.tracker.sweep(gateway.now)
+    gateway.wait(30)
+    steps = 1
+    while gateway.tracker.sweep(gateway.now):
+        steps += 1
+    assert gateway.tracker.stats.expired == 100 * MOST_FREED - 1 - len(gateway.tracker.table)
+    assert steps > 1
 
 
 # Two packets of one connection at a time
