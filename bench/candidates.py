@@ -35,10 +35,11 @@ _AHEAD: Final = """  - name: ahead {0}
     verdict: drop
 """
 RULES: Final = (
-    "version: 1\npolicy: {input: accept, forward: drop, output: accept}\nconntrack: {max: 262144}\nrules:\n"
+    "version: 1\npolicy: {{input: accept, forward: drop, output: accept}}\n"
+    "conntrack: {{max: {most}, udp_timeout: 3600, udp_timeout_stream: 3600}}\nrules:\n"
     + "".join(_AHEAD.format(number, 100 + number) for number in range(RULES_AHEAD))
-    + "  - {name: replies, state: [ESTABLISHED, RELATED], verdict: accept}\n"
-    + "  - {name: new, chain: forward, in: lan0, state: NEW, verdict: accept}\n"
+    + "  - {{name: replies, state: [ESTABLISHED, RELATED], verdict: accept}}\n"
+    + "  - {{name: new, chain: forward, in: lan0, state: NEW, verdict: accept}}\n"
 )
 
 
@@ -67,11 +68,11 @@ def c_loop(programs: Programs, name: str, batch: int, gso: bool) -> Candidate:
     return Candidate(name, (programs.accept, str(QUEUE), str(batch), str(RANGE), str(int(gso))))
 
 
-def firewall(directory: Path) -> Candidate:
-    """ctfw as an admin runs it, with RULES."""
-    (directory / "rules.yaml").write_text(RULES)
-    files = ("--rules", str(directory / "rules.yaml"), "--socket", str(directory / "control.sock"))
-    return Candidate("ctfw", (sys.executable, "-P", "-m", "ctfw", "run", *files, "--queue", str(QUEUE)))
+def firewall(directory: Path, name: str = "ctfw", most: int = 262144) -> Candidate:
+    """ctfw as an admin runs it, with RULES and room for so many connections; its control socket is NAME.sock."""
+    (directory / f"{name}.yaml").write_text(RULES.format(most=most))
+    files = ("--rules", str(directory / f"{name}.yaml"), "--socket", str(directory / f"{name}.sock"))
+    return Candidate(name, (sys.executable, "-P", "-m", "ctfw", "run", *files, "--queue", str(QUEUE)))
 
 
 class Server:

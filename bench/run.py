@@ -23,6 +23,7 @@ FULL: Final = {
     **QUICK,
     "hostile": "hostile senders",
     "million": "a million connections",
+    "crowd": "a million connections, real traffic",
     "latency": "latency: what delays a packet",
 }
 

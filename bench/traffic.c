@@ -9,6 +9,8 @@
  *                                      longest in nanoseconds, and how many were never answered
  *   traffic connect HOST PORT SECONDS  client: connect, byte there and back, close; prints how many a second
  *   traffic stream HOST PORT SECONDS   client: one TCP stream; prints bits a second
+ *   traffic mirror                     server: answers datagrams to any port of any address that is routed to it
+ *   traffic crowd HOST FLOWS SIZE      client: as load, to so many ports of HOST and the addresses behind it, in no order
  *
  * load first has every flow answered once, so that all are established, and says "ready". Then each line on its input
  * is two numbers: so many datagrams, unanswered, and how many a second, 0 for as fast as they can go. They go in bursts
@@ -19,7 +21,9 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <netinet/ip.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +35,7 @@
 
 #define MOST_FLOWS 1024
 #define BURST 32
+#define PORTS 50000 /* of an address of a crowd */
 
 static char buffer[1 << 17];
 
@@ -155,6 +160,97 @@ static int load(const char *host, int port, int flows, int size)
     return 0;
 }
 
+/* Where flow number i goes. */
+static struct sockaddr_in place(struct in_addr first, int i)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(10000 + i % PORTS)};
+    to.sin_addr.s_addr = htonl(ntohl(first.s_addr) + i / PORTS);
+    return to;
+}
+
+static int crowd(const char *host, int flows, int size)
+{
+    static struct mmsghdr burst[BURST];
+    static struct sockaddr_in to[BURST];
+    struct iovec data = {buffer, size};
+    struct in_addr first;
+    unsigned long dice = 1;
+    char *answered = calloc(flows, 1);
+    int sock = socket(AF_INET, SOCK_DGRAM, 0), missing = flows, large = 1 << 24;
+    long count, rate;
+
+    inet_aton(host, &first);
+    setsockopt(sock, SOL_SOCKET, SO_RCVBUF, &large, sizeof large);
+    *buffer = 'e';
+    for (int turn = 0; turn < 20 && missing; turn++) /* what was lost on the way is asked again */
+        for (int flow = 0; flow < flows; flow++) {
+            struct sockaddr_in peer = place(first, flow);
+            socklen_t length = sizeof peer;
+            char got[64];
+            if (!answered[flow])
+                sendto(sock, buffer, size, 0, (void *)&peer, length);
+            if (flow % BURST && flow < flows - 1)
+                continue;
+            usleep(flow < flows - 1 ? 300 : 200000);
+            while (recvfrom(sock, got, sizeof got, MSG_DONTWAIT, (void *)&peer, &length) > 0) {
+                long from = (ntohl(peer.sin_addr.s_addr) - ntohl(first.s_addr)) * (long)PORTS + ntohs(peer.sin_port) - 10000;
+                if (from >= 0 && from < flows && !answered[from]) {
+                    answered[from] = 1;
+                    missing--;
+                }
+            }
+        }
+    if (missing)
+        return fail("traffic: no echo");
+    for (int i = 0; i < BURST; i++)
+        burst[i].msg_hdr = (struct msghdr){&to[i], sizeof to[i], &data, 1, NULL, 0, 0};
+    *buffer = 'x';
+    puts("ready");
+    fflush(stdout);
+    while (scanf("%ld %ld", &count, &rate) == 2) {
+        long begun = now(), sent = 0;
+        while (sent < count) {
+            for (int i = 0; i < BURST; i++) {
+                dice = dice * 6364136223846793005UL + 1442695040888963407UL;
+                to[i] = place(first, (dice >> 33) % flows);
+            }
+            int more = sendmmsg(sock, burst, BURST, 0);
+            sent += more > 0 ? more : 0;
+            while (rate && (now() - begun) / 1e9 * rate < sent)
+                ;
+        }
+        puts("sent");
+        fflush(stdout);
+    }
+    return 0;
+}
+
+static int mirror(void)
+{
+    int sock = socket(AF_INET, SOCK_RAW, IPPROTO_UDP), large = 1 << 24, on = 1, got;
+
+    setsockopt(sock, SOL_SOCKET, SO_RCVBUF, &large, sizeof large);
+    setsockopt(sock, IPPROTO_IP, IP_HDRINCL, &on, sizeof on);
+    puts("ready");
+    fflush(stdout);
+    while ((got = recv(sock, buffer, sizeof buffer, 0)) >= 0) {
+        struct iphdr *ip = (void *)buffer;
+        struct udphdr *udp = (void *)(buffer + ip->ihl * 4);
+        struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = ip->saddr};
+        unsigned short port = udp->source;
+        if (got <= ip->ihl * 4 + 8 || ((char *)udp)[8] != 'e')
+            continue;
+        ip->saddr = ip->daddr;
+        ip->daddr = to.sin_addr.s_addr;
+        ip->ttl = 64;
+        udp->source = udp->dest;
+        udp->dest = port;
+        udp->check = 0;
+        sendto(sock, buffer, got, 0, (void *)&to, sizeof to);
+    }
+    return fail("traffic: recv");
+}
+
 static int by_value(const void *a, const void *b)
 {
     long x = *(const long *)a, y = *(const long *)b;
@@ -256,9 +352,13 @@ static int stream(const char *host, int port, double seconds)
 
 int main(int argc, char **argv)
 {
-    const char *mode = argc > 3 ? argv[1] : "";
+    const char *mode = argc > 1 ? argv[1] : "";
 
-    if (!strcmp(mode, "echo"))
+    if (!strcmp(mode, "mirror"))
+        return mirror();
+    if (!strcmp(mode, "crowd") && argc > 4)
+        return crowd(argv[2], atoi(argv[3]), atoi(argv[4]));
+    if (!strcmp(mode, "echo") && argc > 3)
         echo(atoi(argv[2]), atoi(argv[3]));
     if (!strcmp(mode, "load") && argc > 5)
         return load(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
