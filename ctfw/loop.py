@@ -5,8 +5,9 @@ with all the others): what it is about, the daemon knows. It is compiled with th
 an idle gateway is two turns of this loop and little else: interpreted, a turn costs more than the packet it is for.
 
 The call that reads many packets pays from the second one on; for one alone it costs two microseconds more than the call
-that reads one, when the processor's caches have forgotten it. So where the last packets came alone, each after a wait,
-the next one is read alone.
+that reads one, when the processor's caches have forgotten it. So where the last packets came alone the next ones are
+read alone, and now and then together, to see whether they still do. (How long it waited for them says nothing: what
+answers a packet is often there as soon as that packet has left.)
 """
 
 import gc
@@ -21,8 +22,8 @@ from ctfw.nfqueue import Queue
 BUDGET: Final = 256  # packets in a row before anything else has its turn: a millisecond or two
 YOUNG: Final = 5_000  # objects after which a young collection is due; it then takes well below a millisecond
 
-ALONE: Final = 8  # packets in a row that came alone
-AT_ONCE: Final = 5_000  # nanoseconds; a wait that takes longer was one
+ALONE: Final = 8  # reads in a row that brought one packet, until the next ones ask for one
+TOGETHER: Final = 8  # of what is read alone, each eighth is read together
 
 _SECOND: Final = 1_000_000_000
 _MOST: Final = 2
@@ -38,7 +39,7 @@ class PacketLoop:
         self._ready.register(sock, select.EPOLLIN)
         self._ready.register(others, select.EPOLLIN)
         self._poll = self._ready.poll
-        self._alone: i64 = 0  # packets in a row that did
+        self._alone: i64 = 0  # reads in a row that brought no more, as far as they could tell
 
     def serve(self, until: i64, once: bool) -> bool:
         """Judges packets until that time (monotonic, in ns), or the first that came if ``once``; are others ready?
@@ -49,20 +50,27 @@ class PacketLoop:
         """
         queue = self._queue
         while True:
-            asked: i64 = time.monotonic_ns()
-            left: i64 = until - asked
+            left: i64 = until - time.monotonic_ns()
             found = self._poll(left / _SECOND if left > 0 else 0, _MOST)
             others = False
             for descriptor, _ in found:
                 if descriptor == self._sock:
-                    got: i64 = queue.process(BUDGET) if self._alone < ALONE else queue.process_one()
-                    self._alone = self._alone + 1 if got == 1 and queue.now - asked > AT_ONCE else 0
+                    self._read()
                 else:
                     others = True
             if others or once or left <= 0 or not found:
                 return others
             if queue.blocked or queue.last_error is not None or gc.get_count()[0] > YOUNG:
                 return False
+
+    def _read(self) -> None:
+        if self._alone >= ALONE and self._alone % TOGETHER != 0:
+            self._queue.process_one()
+            self._alone += 1
+        elif self._queue.process(BUDGET) > 1:
+            self._alone = 0
+        else:
+            self._alone += 1
 
     def close(self) -> None:
         """Ends the wait, not what was waited for."""

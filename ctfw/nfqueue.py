@@ -179,7 +179,6 @@ class Queue:
         self.rejects: bool = False  # the kernel's rules behind the queue answer packets that carry our mark
         self.blocked: bool = False  # the last send failed; process begins with its repetition
         self.idle: bool = False  # the last process left the socket empty
-        self.now: i64 = 0  # when it began
 
         self._sock = sock
         self._buffer: int = buffer
@@ -204,7 +203,6 @@ class Queue:
         if self.pending and not self.flush():
             return 0
         now: i64 = time.monotonic_ns()
-        self.now = now
         done: i64 = 0
         while done < budget:
             try:
@@ -236,7 +234,6 @@ class Queue:
         if self.pending and not self.flush():
             return 0
         now: i64 = time.monotonic_ns()
-        self.now = now
         try:
             data = self._sock.recv(self._buffer)
         except OSError as error:
