@@ -1,5 +1,6 @@
 """After a crash: what was on record is picked up, however old it is, and right packets are not called INVALID."""
 
+import os
 import time
 
 import pytest
@@ -16,7 +17,7 @@ from ctfw.packet import FORWARD
 from ctfw.ruleset.ruleset import KILL, RECHECK, Ruleset
 from ctfw.ruleset.verdict import ACCEPT
 from ctfw.service.restoring import restore
-from ctfw.service.saving import Saving
+from ctfw.service.saving import PIECE, SLICE, Saving
 from ctfw.service.snapshot import CONNECTIONS, MAGIC, SHARD, RulesNote, SnapshotError, frame_bytes, read_log
 
 
@@ -214,6 +215,32 @@ def test_it_takes_its_time_from_the_loop_in_slices() -> None:
             longest.append(time.thread_time_ns() - begun)
         assert len(longest) > 3
         assert sorted(longest)[len(longest) // 2] < 6_000_000
+
+
+def test_the_memory_of_a_log_that_is_out_of_date_is_given_back_in_slices() -> None:
+    gateway = Gateway()
+    clock = [gateway.now]
+
+    def ticking() -> int:
+        clock[0] += SLICE // 2
+        return clock[0]
+
+    with saving(gateway) as (_, record):
+        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, dict, ticking)
+        saver.begin(gateway.now)
+        while saver.complete < 0:
+            saver.step(clock[0])
+        old = saver.log_of(1)
+        os.ftruncate(old, 9 * PIECE)
+        sizes: list[int] = []
+        while not sizes or sizes[-1] >= PIECE:
+            clock[0] += 1_000_000_000
+            saver.step(clock[0])
+            sizes.append(os.fstat(old).st_size)
+        assert sizes[:-1] == [7 * PIECE, 5 * PIECE, 3 * PIECE]
+        while saver.complete < 1:
+            saver.step(clock[0])
+        assert [log.header.cycle for log in record.logs()] == [1, 0]
 
 
 def test_after_a_reboot_the_wall_clock_says_how_long_it_was() -> None:
