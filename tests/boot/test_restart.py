@@ -1,8 +1,11 @@
 """The service restarts, crashes and boots, and neither packets nor connections are lost."""
 
+import contextlib
 import ftplib
 import io
 import re
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -81,6 +84,24 @@ def test_an_ftp_session_survives_a_restart_a_sigkill_and_a_reboot(tmp_path: Path
         ftp.close()
 
 
+def test_what_somebody_did_just_before_a_sigkill_is_done() -> None:
+    ports = (OPEN, OPEN + 10, OPEN + 20)
+    rules = RULES.replace(f"dport: {OPEN}", f"dport: {list(ports)}")
+    with gateway(rules) as (net, system), contextlib.ExitStack() as stack:
+        paths = [stack.enter_context(Datagrams(net, port)) for port in ports]
+        assert all(path.answered() for path in paths)
+        wait_until(lambda: all(_is_on_record(system, path) for path in paths))
+        words = f"ctfw panic on --for 60 && ctfw kill --dport {ports[1]} && ctfw delete --dport {ports[0]}"
+        system.run("sh", "-c", f"{words} && systemctl kill -s KILL ctfw")
+        wait_until(lambda: system.property("ctfw", "NRestarts") == "1")
+        wait_until(lambda: system.property("ctfw", "ActiveState") == "active")
+        listed = system.run("ctfw", "list", "-p", "udp").stdout
+        assert [f"dport={port} " in listed for port in ports] == [False, False, True]
+        assert not paths[2].answered()
+        system.run("ctfw", "panic", "off")
+        assert [path.answered() for path in paths] == [True, False, True]
+
+
 def test_a_state_that_cannot_be_used_is_refused_in_a_line_and_never_stops_the_start() -> None:
     with gateway() as (net, system), Datagrams(net, OPEN) as path:
         assert path.answered()
@@ -104,6 +125,15 @@ def test_a_state_that_cannot_be_used_is_refused_in_a_line_and_never_stops_the_st
         system.put("/var/lib/ctfw/connections", "junk")
         system.run("systemctl", "start", "ctfw")
         assert "ctfw: /var/lib/ctfw/connections: not used: not written by ctfw\n" in system.journal("-u", "ctfw")
+
+
+def _is_on_record(system: System, path: Datagrams) -> bool:
+    """Whether the connection is known to the logs that systemd keeps."""
+    (client, sport), (server, dport) = path.client.getsockname(), path.client.getpeername()
+    key = bytes([17]) + socket.inet_aton(client) + socket.inet_aton(server) + struct.pack(">HH", sport, dport)
+    logs = "/proc/$(systemctl show -p MainPID --value ctfw)/fd/*"
+    dump = f"for log in {logs}; do readlink $log | grep -q memfd && od -An -v -tx1 $log; done; true"
+    return key.hex(" ") in " ".join(system.run("sh", "-c", dump).stdout.split())
 
 
 def _inside(net: Network, do: Callable[[], object]) -> None:
