@@ -32,6 +32,8 @@ _ADDED: Final = (
         "received", "answered", "lost", "errors", "malformed", "uncheckable", "overruns", "refused", "retries",
     )),
     ("log", ("lost", "packets", "suppressed")),
+    ("events", ("listeners", "lost")),
+    ("eve", ("written", "lost", "suppressed")),
 )  # fmt: skip
 _LARGEST: Final = ("progress", "delay")
 
@@ -242,7 +244,8 @@ def _heat(same: list[dict[str, Any] | None]) -> dict[str, Any] | None:
 def _status(answers: list[dict[str, Any]]) -> dict[str, Any]:
     told = dict(answers[0])
     for section, names in _ADDED:
-        told[section] = told[section] | {name: sum(answer[section][name] for answer in answers) for name in names}
+        known = [answer[section] for answer in answers if answer[section] is not None]
+        told[section] = known[0] | {name: sum(one[name] for one in known) for name in names} if known else None
     for name in ("rates", "recent", "unjudged"):
         told[name] = _sum([answer[name] for answer in answers]) if isinstance(told[name], dict) else told[name]
     for name in _LARGEST:

@@ -111,6 +111,21 @@ def test_a_connection_stays_with_one_worker_and_all_speak_as_one(net: Network, t
         assert connections(daemon) == []
 
 
+def test_each_has_a_log_of_its_own_and_status_counts_them_all(net: Network, tmp_path: Path) -> None:
+    eve = f"eve: {{path: {tmp_path}/eve.json}}\n"
+    with Running(net, tmp_path, rules=WORKERS + eve) as daemon:
+        for number in range(10, 30):
+            assert exchange(net, f"203.0.113.{number}") == 1
+        flows = call(daemon, "flush")["removed"]
+        logs = [tmp_path / f"eve.{number}.json" for number in range(3)]
+        wait_until(lambda: all(log.exists() for log in logs))
+
+        def written() -> int:
+            return sum(len(log.read_bytes().splitlines()) for log in logs)
+
+        wait_until(lambda: call(daemon, "status")["eve"]["written"] == written() >= flows)
+
+
 def test_a_reload_is_for_all_or_for_none(net: Network, tmp_path: Path) -> None:
     with Running(net, tmp_path, rules=WORKERS) as daemon:
         assert exchange(net, SERVER) == 1
