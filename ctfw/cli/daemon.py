@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ctfw import config
+from ctfw.cli.socket_option import add_socket
 from ctfw.daemon import Options
 from ctfw.service.client import socket_path
 from ctfw.service.journal import SINKS
@@ -65,7 +66,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="members of this group may change things, too (default: the group that ctfw runs as)",
     )
     parser.add_argument("--no-gso", action="store_true", help="have the kernel cut big packets before they come")
-    _add_socket(parser)
+    add_socket(parser)
     parser.set_defaults(handler=run)
 
 
@@ -108,10 +109,6 @@ def run(arguments: argparse.Namespace) -> int:
     except ControlError as error:  # with workers it is made when all of them are ready
         print(f"ctfw: {error}", file=sys.stderr)
         return 1
-
-
-def _add_socket(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
 
 
 def _number(largest: int) -> Callable[[str], int]:

@@ -13,6 +13,7 @@ import sys
 from ctfw import __version__
 from ctfw.cli.asker import ssh_session
 from ctfw.cli.selecting import add_filters, selected
+from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, ClientError, socket_path
 
 
@@ -44,7 +45,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="forget all connections",
         description="Forgets every connection, and what was killed before. Packets are then judged as first ones.",
     )
-    _add_socket(parser)
+    add_socket(parser)
     parser.set_defaults(handler=flush)
 
 
@@ -107,8 +108,4 @@ def _warn(text: str) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only print what it would be")
     add_filters(parser)
-    _add_socket(parser)
-
-
-def _add_socket(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)

@@ -10,6 +10,7 @@ from typing import Final
 
 from ctfw.cli import color
 from ctfw.cli.daemon import DEFAULT_RULES
+from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import socket_path
 from ctfw.service.doctor import examine
 from ctfw.service.finding import FAIL, OK, WARN
@@ -29,7 +30,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--rules", metavar="FILE", default=DEFAULT_RULES, help="the rule file (default: %(default)s)")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
     color.add_option(parser)
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=doctor)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ctfw import __version__
 from ctfw.cli.selecting import add_filters, selected
+from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, NotRunning, socket_path
 
 _KINDS: Final = ("NEW", "UPDATE", "DESTROY")
@@ -43,7 +44,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("-f", "--follow", action="store_true", help="as it always does: events of before are not kept")
     add_filters(parser, without=("-f",))
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=watch)
 
 

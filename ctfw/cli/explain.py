@@ -18,6 +18,7 @@ from typing import Any
 
 from ctfw import config
 from ctfw.cli.rules import DEFAULT_PATH
+from ctfw.cli.socket_option import add_socket
 from ctfw.config.packet_words import PacketError, Wording, parse
 from ctfw.config.problems import Problem
 from ctfw.config.values import Wrong, duration
@@ -62,7 +63,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "takes its way backwards",
     )
     parser.add_argument("--live", action="store_true", help="ask the running daemon, which changes nothing in it")
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.add_argument("--pcap", metavar="CAPTURE", help="a frame of this capture, instead of PACKET")
     parser.add_argument("--frame", metavar="N", type=int, help="its number, from 1; those before it are judged first")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form of the output")

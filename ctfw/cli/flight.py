@@ -11,6 +11,7 @@ import argparse
 import sys
 from base64 import b64decode
 
+from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, socket_path
 from ctfw.service.flight import unpack
 from ctfw.service.record import Recorder
@@ -32,7 +33,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "owner may read it: it holds other people's traffic.",
     )
     parser.add_argument("file", metavar="FILE", help="the file; what it holds is replaced")
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=save)
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from ctfw import config
 from ctfw.cli.daemon import DEFAULT_RULES
+from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, ClientError, socket_path
 from ctfw.service.hook import install, memory
 from ctfw.service.hook.iptables import Iptables
@@ -82,7 +83,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     _add_options(parser)
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=status)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ctfw import __version__
 from ctfw.cli.selecting import FILTERS, add_filters, selected
+from ctfw.cli.socket_option import add_socket
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.record import as_dict, conntrack_line, proc_line
 from ctfw.service.client import Client, ClientError, socket_path
@@ -51,7 +52,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--tolerance", type=int, default=2, metavar="SECONDS", help="of --compare-kernel, for time-outs (default: 2)"
     )
-    _add_socket(parser)
+    add_socket(parser)
     parser.set_defaults(handler=list_connections)
 
     parser = subparsers.add_parser(
@@ -61,7 +62,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "INVALID and drop, the queue with everything lost, and the rules.",
     )
     _add_output(parser)
-    _add_socket(parser)
+    add_socket(parser)
     parser.set_defaults(handler=stats)
 
 
@@ -162,7 +163,3 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
-
-
-def _add_socket(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, socket_path
 
 
@@ -16,7 +17,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         description="Prints what the daemon counts in Prometheus' text format. The key `metrics` of the rule file has "
         "the daemon write the same to a file for node_exporter.",
     )
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=metrics)
 
 

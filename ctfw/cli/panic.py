@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from ctfw.cli.asker import ssh_session
+from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, socket_path
 from ctfw.service.panic import LONGEST
 
@@ -33,7 +34,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="how long it lasts (default: %(default)s)",
     )
     parser.add_argument("--no-session", action="store_true", help="not even the SSH session that asks may stay")
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=panic)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ctfw.cli import forecast
 from ctfw.cli.own_session import warn_if_cut
+from ctfw.cli.socket_option import add_socket
 from ctfw.ruleset.ruleset import EXISTING_NAMES
 from ctfw.service.client import Client, ClientError, NotPermitted, NotRunning, socket_path
 from ctfw.service.reloading import LONGEST_TRIAL
@@ -53,7 +54,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "-o", "--output", choices=("table", "jsonl"), default="table", help="of --dry-run: form of the output"
     )
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=reload)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from ctfw.cli.socket_option import add_socket
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
 from ctfw.service.client import Client, ClientError, socket_path
 
@@ -38,7 +39,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "-o", "--output", choices=("table", "json", "jsonl"), default="table", help="form of the output"
     )
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=rules)
 
 

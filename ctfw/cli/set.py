@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from ctfw.cli.socket_option import add_socket
 from ctfw.config.values import Wrong, duration
 from ctfw.service.client import Client, socket_path
 from ctfw.service.members import MOST_TTL, show_member
@@ -28,7 +29,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("members", nargs="*", metavar="MEMBER", help="addresses or networks")
     parser.add_argument("--ttl", type=_ttl, default=0, help="how long, as 90s, 2h30m or 5d (default: the set's own)")
     parser.add_argument("-o", "--output", choices=("table", "jsonl"), default="table", help="form of the list")
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=change, parser=parser)
 
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ctfw.cli import color
+from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, NotRunning, socket_path
 from ctfw.service.kernel_queue import PROC
 from ctfw.service.status import DEGRADED, FAILING, OK
@@ -39,7 +40,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
     color.add_option(parser)
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=status)
 
 

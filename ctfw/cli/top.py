@@ -14,6 +14,7 @@ import time
 from typing import Any, Final
 
 from ctfw.cli.selecting import add_filters, selected
+from ctfw.cli.socket_option import add_socket
 from ctfw.cli.top_view import HEADS, ORDERS, Looked, lines, short
 from ctfw.service.client import Client, socket_path
 from ctfw.service.packed import unpacked
@@ -48,7 +49,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--reverse", action="store_true", help="the other way round")
     parser.add_argument("--rows", type=int, default=0, metavar="N", help="so many connections at most")
     add_filters(parser, without=("-d",))
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    add_socket(parser)
     parser.set_defaults(handler=top)
 
 
