@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ctfw import config
+from ctfw.cli.problems import print_problems
 from ctfw.cli.socket_option import add_socket
 from ctfw.daemon import Options
 from ctfw.service.client import socket_path
@@ -91,9 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         daemon = begin(options)
     except config.ConfigError as error:
-        color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        for problem in error.problems:
-            print(config.render(problem, color), file=sys.stderr)
+        print_problems(error.problems)
         return 1
     except QueueError as error:
         print(f"ctfw: {error}", file=sys.stderr)

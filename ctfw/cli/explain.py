@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from ctfw import config
+from ctfw.cli.problems import print_problems
 from ctfw.cli.rules import DEFAULT_PATH
 from ctfw.cli.socket_option import add_socket
 from ctfw.config.packet_words import PacketError, Wording, parse
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print(told, arguments.output)
         return 0
     except config.ConfigError as error:
-        _print_problems(error.problems)
+        print_problems(error.problems)
     except OSError as error:
         print(f"ctfw: explain: {error.filename}: {error.strerror or error}", file=sys.stderr)
     except (CaptureError, LookupError) as error:
@@ -112,7 +112,7 @@ def _alone(arguments: argparse.Namespace) -> Iterable[dict[str, Any]]:
     packet = _parse(arguments.packet, "PACKET")
     before = [_before(text, f"--after {number}") for number, text in enumerate(arguments.after, 1)]
     loaded = config.load(arguments.rules or DEFAULT_PATH)
-    _print_problems(loaded.warnings)
+    print_problems(loaded.warnings)
     engine, talk, now = Engine(ConnTrack(loaded.settings), loaded.ruleset), Talk(), START
     hook, mac = HOOK_NAMES.index(arguments.chain), bytes.fromhex(arguments.mac.replace(":", ""))
     for one in before:
@@ -142,7 +142,7 @@ def _live(arguments: argparse.Namespace) -> Iterable[dict[str, Any]]:
 
 def _of_capture(arguments: argparse.Namespace) -> Iterable[dict[str, Any]]:
     loaded = config.load(arguments.rules or DEFAULT_PATH)
-    _print_problems(loaded.warnings)
+    print_problems(loaded.warnings)
     given = Annotation(HOOK_NAMES.index(arguments.chain), arguments.indev, arguments.outdev, 0, VERIFIED)
     replay = Replay(loaded, given)
     with open_capture(arguments.pcap) as stream:
@@ -186,9 +186,3 @@ def _print(told: Iterable[dict[str, Any]], output: str) -> None:
         return
     for line in explain.lines(told):
         print(line)
-
-
-def _print_problems(problems: Iterable[Problem]) -> None:
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    for problem in problems:
-        print(config.render(problem, color), file=sys.stderr)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from base64 import b64decode
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import Any
 
 from ctfw import config
 from ctfw.cli.changes import beyond_line, counted, json_lines, side_object, side_text, table_lines
+from ctfw.cli.problems import print_problems
 from ctfw.config import Config
 from ctfw.ruleset.ruleset import EXISTING_NAMES
 from ctfw.service.client import Client, socket_path
@@ -49,9 +49,9 @@ def dry_run(arguments: argparse.Namespace) -> int:
         try:
             loaded = rule_tests.load(path)
         except config.ConfigError as error:
-            _print_problems(error.problems)
+            print_problems(error.problems)
             return 1
-        _print_problems(loaded.warnings)
+        print_problems(loaded.warnings)
         clock = client.call("clock")
         forecast = Forecast(loaded, clock["unix"] - clock["now"], clock["generation"])
         for name, network, length, left in client.pages("members"):
@@ -131,9 +131,3 @@ def _sums(
     existing = EXISTING_NAMES[loaded.ruleset.existing]
     lines.append(f"living       {forecast.living}, {living.cut} would be cut{stay} (existing: {existing})")
     return lines
-
-
-def _print_problems(problems: list[config.Problem]) -> None:
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    for problem in problems:
-        print(config.render(problem, color), file=sys.stderr)

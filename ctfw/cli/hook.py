@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
 from typing import Final
 
 from ctfw import config
 from ctfw.cli.daemon import DEFAULT_RULES
+from ctfw.cli.problems import print_problems
 from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, ClientError, socket_path
 from ctfw.service.hook import install, memory
@@ -218,7 +218,7 @@ def _judged(socket: str | None) -> int | None:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     loaded = config.load(arguments.rules)
-    _print_problems(loaded.warnings)
+    print_problems(loaded.warnings)
     return make_plan(loaded, arguments.queue)
 
 
@@ -229,7 +229,7 @@ def _plan_or_last_good(arguments: argparse.Namespace, directory: str) -> Plan:
         last = memory.recall(directory) if arguments.last_good else None
         if last is None:
             raise
-        _print_problems(error.problems)
+        print_problems(error.problems)
         print("ctfw: hook: the rule file has errors: the hook of the last apply is used", file=sys.stderr)
         return last.plan
 
@@ -250,14 +250,8 @@ def _print_notes(backend: install.Backend) -> None:
 
 
 def _bad_rules(error: config.ConfigError) -> int:
-    _print_problems(error.problems)
+    print_problems(error.problems)
     return 1
-
-
-def _print_problems(problems: list[config.Problem]) -> None:
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    for problem in problems:
-        print(config.render(problem, color), file=sys.stderr)
 
 
 def _fail(what: str, error: HookError) -> int:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from ctfw import config
+from ctfw.cli.problems import print_problems
 from ctfw.config.problems import clean
 from ctfw.tools.iptables import document
 from ctfw.tools.iptables.convert import Imported, convert
@@ -58,8 +59,7 @@ def iptables_save(arguments: argparse.Namespace) -> int:
         config.load("imported rules", imported.text)
     except config.ConfigError as wrong:
         print("ctfw: import: the file that came out is not one that ctfw reads:", file=sys.stderr)
-        for problem in wrong.problems[:20]:
-            print(config.render(problem), file=sys.stderr)
+        print_problems(wrong.problems[:20])
         return 1
     sys.stdout.write(imported.text)
     _report(imported)

@@ -16,13 +16,14 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import BinaryIO, Final, TextIO
 
 from ctfw import config
 from ctfw.cli import changes
 from ctfw.cli.changes import counted, rfc3339
+from ctfw.cli.problems import print_problems
 from ctfw.config import Config
 from ctfw.nfqueue import UNVERIFIED, VERIFIED
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
@@ -79,9 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
         loaded = config.load(arguments.rules)
         against = config.load(arguments.against) if arguments.against is not None else None
     except config.ConfigError as error:
-        _print_problems(error.problems)
+        print_problems(error.problems)
         return 1
-    _print_problems(loaded.warnings)
+    print_problems(loaded.warnings)
     checksum = UNVERIFIED if arguments.checksum else VERIFIED
     given = Annotation(HOOK_NAMES.index(arguments.chain), arguments.indev, arguments.outdev, 0, checksum)
     as_json = arguments.output == "jsonl"
@@ -137,12 +138,6 @@ def _print_results(replay: Replay, stream: BinaryIO, loaded: Config, as_json: bo
         if progress is not None:
             progress.clear()
     return ""
-
-
-def _print_problems(problems: Sequence[config.Problem]) -> None:
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    for problem in problems:
-        print(config.render(problem, color), file=sys.stderr)
 
 
 def table_line(result: Result, rule_width: int) -> str:

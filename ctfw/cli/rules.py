@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from dataclasses import asdict
 
 from ctfw import config
+from ctfw.cli.problems import print_problems
 from ctfw.config import ConfigError, Problem
 from ctfw.tools import rule_tests
 
@@ -50,11 +49,5 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.format == "json":
         print(json.dumps([asdict(problem) for problem in problems], indent=2))
     else:
-        _print(problems)
+        print_problems(problems)
     return int(any(arguments.strict or problem.severity == "error" for problem in problems))
-
-
-def _print(problems: list[Problem]) -> None:
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    for problem in problems:
-        print(config.render(problem, color), file=sys.stderr)

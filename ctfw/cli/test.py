@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Sequence
 
 from ctfw import config
+from ctfw.cli.problems import print_problems
 from ctfw.cli.rules import DEFAULT_PATH
 from ctfw.nfqueue import VERIFIED
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
@@ -56,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             loaded = config.load(path)
         except config.ConfigError as error:
-            _print_problems(error.problems)
+            print_problems(error.problems)
             failed = True
             continue
-        _print_problems(loaded.warnings)
+        print_problems(loaded.warnings)
         played += rule_tests.run(loaded)
     if arguments.output == "json":
         print(json.dumps([rule_tests.as_dict(one) for one in played], indent=2))
@@ -78,7 +77,7 @@ def _write(arguments: argparse.Namespace) -> int:
         with open_capture(arguments.from_pcap) as stream:
             found = from_pcap.conversations(from_pcap.annotated(read(stream)))
     except config.ConfigError as error:
-        _print_problems(error.problems)
+        print_problems(error.problems)
         return 1
     except OSError as error:
         return _fail(f"{arguments.from_pcap}: {error.strerror or error}")
@@ -99,12 +98,6 @@ def _write(arguments: argparse.Namespace) -> int:
     for note in written.notes:
         print(f"ctfw: test: note: {note}", file=sys.stderr)
     return 0
-
-
-def _print_problems(problems: Sequence[config.Problem]) -> None:
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    for problem in problems:
-        print(config.render(problem, color), file=sys.stderr)
 
 
 def _fail(message: str) -> int:
