@@ -452,10 +452,12 @@ class Daemon:
         self._heat.change(time.monotonic_ns())
         self._observe()
         self.queue.error_verdict = _error_verdict(new)
-        if self._options.queue is not None or new.queue == self._reloading.config.queue:
-            return []
-        text = f"queue {new.queue}: needs a restart, still on queue {self._number}"
-        return [config.Problem(self._options.rules, 0, 0, "warning", text)]
+        texts = []
+        if self._options.queue is None and new.queue != self._number:
+            texts.append(f"queue {new.queue}: needs a restart, still on queue {self._number}")
+        if self._team is None and new.workers != 1:
+            texts.append(f"workers {new.workers}: needs a restart, still 1")
+        return [config.Problem(self._options.rules, 0, 0, "warning", text) for text in texts]
 
     def _status(self) -> dict[str, Any]:
         return status.answer(self._parts, time.monotonic_ns())

@@ -8,6 +8,7 @@ exits 1 when the hook is not complete. `heal` is for a timer: it puts back what 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from dataclasses import asdict
@@ -19,13 +20,14 @@ from ctfw.cli.problems import print_problems
 from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, ClientError, socket_path
 from ctfw.service.hook import install, memory
+from ctfw.service.hook.handed import queues
 from ctfw.service.hook.iptables import Iptables
 from ctfw.service.hook.memory import Memory
 from ctfw.service.hook.plan import Plan, make_plan
 from ctfw.service.hook.programs import HookError
 from ctfw.service.journal import WARNING, Journal
 from ctfw.service.kinds import HOOK_HEALED
-from ctfw.service.listeners import named, unheard
+from ctfw.service.listeners import listeners, named, unheard, why_not
 
 COMPLETE: Final = "complete"
 MAX_DIFFERENCES: Final = 20  # lines of them in one report
@@ -108,7 +110,8 @@ def apply(arguments: argparse.Namespace) -> int:
     try:
         with memory.held(directory):
             plan = _plan_or_last_good(arguments, directory)
-            _refuse_a_part(plan)
+            if not arguments.last_good:
+                _refuse_to_part(plan)
             backend = install.choose(arguments.backend, plan)
             changed = install.apply(backend, plan)
             complaint = memory.remember(directory, Memory(True, arguments.backend, plan))
@@ -127,12 +130,12 @@ def apply(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_a_part(plan: Plan) -> None:
-    """A running ctfw with fewer workers than the plan's: the rest of the packets would be judged by nobody."""
-    deaf = unheard(plan)
-    if 0 < len(deaf) < plan.workers:
-        text = f"nobody listens on {named(deaf)}, and ctfw on others of {plan.queues[0]} to {plan.queues[-1]}"
-        raise HookError(f"{text}: the number of workers is read at the start; restart ctfw. The hook is as it was")
+def _refuse_to_part(plan: Plan) -> None:
+    """A running ctfw keeps its packets: other queues, or more or fewer, come with its restart."""
+    with contextlib.suppress(OSError):  # it cannot be told who has what
+        why = why_not(plan, queues(), listeners() or ())
+        if why:
+            raise HookError(f"{why}; restart it. The hook is as it was")
 
 
 def heal(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 from ctfw.service.finding import FAIL, OK, WARN, Finding
@@ -52,6 +52,22 @@ def held(number: int, holders: dict[int, str], ours: set[int]) -> Finding:
     if ours and pid not in ours:
         return Finding(FAIL, "queue", f"queue {number} is held by {who}, not by ctfw", "stop it, or set queue.number")
     return Finding(OK, "queue", f"queue {number} is held by {who}")
+
+
+def why_not(plan: Plan, standing: Collection[int], heard: Collection[int]) -> str:
+    """Why the hook that stands, with these queues, must not get those of the plan now; "" when it may.
+
+    Queues are bound when ctfw starts. Rules that name others than a running ctfw has would take packets away from it:
+    for queues that nobody reads, or from workers that know their connections.
+    """
+    wanted = set(plan.queues)
+    deaf = sorted(wanted.difference(heard))
+    is_served = len(standing) > 0 and not set(standing).difference(heard)
+    if 0 < len(deaf) < len(wanted) or (is_served and deaf):
+        return f"nobody listens on {named(deaf)} yet: ctfw binds its queues when it starts"
+    if is_served and wanted < set(standing):
+        return f"ctfw still has {named(sorted(standing))}: it binds its queues when it starts"
+    return ""
 
 
 def unheard(plan: Plan) -> list[int]:

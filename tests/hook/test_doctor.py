@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon.running import RULES, Running, wait_until
+from daemon.running import OPEN, RULES, Datagrams, Running, wait_until
 from hook.hooked import command as hook_command
 from hook.hooked import hooked, needs_both_iptables, needs_nft
 from hook.test_apply import FOREIGN, FOREIGN_NFT
@@ -19,7 +19,7 @@ from ctfw.service.client import Client
 from ctfw.service.doctor import examine, other_queues
 from ctfw.service.finding import FAIL, OK, WARN, Finding
 from ctfw.service.hook.plan import Plan
-from ctfw.service.listeners import held, listeners, processes_of
+from ctfw.service.listeners import held, listeners, processes_of, why_not
 from lab.net import CLIENT, SERVER, Network
 
 pytestmark = [pytest.mark.kernel, needs_nft, needs_both_iptables]
@@ -130,7 +130,7 @@ def test_a_queue_of_several_without_a_listener(net: Network, rules: Path, tmp_pa
             "nobody listens on queues 7, 8: what is sent there is dropped"
         ]
         done = hook_command(net.gateway, "apply", "--rules", str(daemon.rules), code=1)
-        assert "nobody listens on queues 7, 8, and ctfw on others of 4 to 8: " in done.stderr
+        assert "nobody listens on queues 7, 8 yet: " in done.stderr
         assert found(findings(net, daemon.rules), FAIL, "hook") == [
             "no rule sends packets to ctfw: nothing is filtered"
         ]
@@ -138,6 +138,40 @@ def test_a_queue_of_several_without_a_listener(net: Network, rules: Path, tmp_pa
     assert found(findings(net, rules), FAIL, "queue") == [
         "nobody listens on queues 4, 5, 6: what is sent there is dropped"
     ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "standing", "heard", "words"),
+    [
+        (Plan(), [], [], ""),  # before the first start, and at boot
+        (Plan(), [0], [], ""),
+        (Plan(), [0], [0], ""),
+        (Plan(queue=5), [0], [0], "nobody listens on queue 5 yet"),
+        (Plan(queue=5), [0], [5], ""),  # ctfw was restarted
+        (Plan(queue=5), [0], [0, 5], ""),  # two of them, and the new one is to take over
+        (Plan(workers=4), [0], [0], "nobody listens on queues 1, 2, 3 yet"),
+        (Plan(workers=4), [], [0], "nobody listens on queues 1, 2, 3 yet"),
+        (Plan(workers=4), [0], [0, 1, 2, 3], ""),
+        (Plan(workers=4), [0, 1, 2, 3], [], ""),
+        (Plan(), [0, 1], [0, 1], "ctfw still has queues 0, 1"),
+        (Plan(), [0, 1], [0], ""),
+    ],
+)
+def test_a_hook_does_not_part_from_the_ctfw_that_runs(
+    plan: Plan, standing: list[int], heard: list[int], words: str
+) -> None:
+    assert why_not(plan, standing, heard).partition(":")[0] == words
+
+
+def test_a_reload_of_another_queue_leaves_the_packets_where_they_are_judged(net: Network, tmp_path: Path) -> None:
+    with hooked(net, "iptables-nft"), Running(net, tmp_path) as daemon, Datagrams(net, OPEN) as path:
+        for queue, count in (("{number: 5}", 1), ("{number: 0, workers: 3}", 1), ("{number: 5, workers: 3}", 2)):
+            daemon.rules.write_text(RULES + f"queue: {queue}\n")
+            for _ in range(2):  # it is as true the second time
+                assert daemon.ctfw("reload").stderr.count("needs a restart") == count
+            done = hook_command(net.gateway, "apply", "--rules", str(daemon.rules), code=1)
+            assert "nobody listens on queue" in done.stderr and "The hook is as it was" in done.stderr
+            assert path.answered()
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,17 @@ def handed_over(queue: int) -> list[Handed]:
 
     A family whose chain is missing has no rule in the answer: its packets are not queued either.
     """
+    return [rule for rule in _all() if rule.first <= queue <= rule.last]
+
+
+def queues() -> set[int]:
+    """Every queue that the hook's rules hand packets to. Raises OSError: it cannot be asked."""
+    return {number for rule in _all() for number in range(rule.first, rule.last + 1)}
+
+
+def _all() -> list[Handed]:
     with opened() as asker:
-        found = [rule for place in PLACES for rule in _rules(asker, *place)]
-    return [rule for rule in found if rule.first <= queue <= rule.last]
+        return [rule for place in PLACES for rule in _rules(asker, *place)]
 
 
 def _rules(asker: socket.socket, family: int, table: str, chain: str) -> Iterator[Handed]:
