@@ -11,7 +11,7 @@ Bounded: a set holds at most ``most`` members. A full one refuses (``refused`` c
 who sends from a thousand forged addresses shall not free a banned one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mypy_extensions import i64
@@ -23,6 +23,7 @@ from ctfw.ruleset.sets import AddressSet
 MOST: Final = 65536
 NEVER: Final = (1 << 62) - 1  # the end of a member that has none
 _SWEEP: Final = 4096  # members a tick
+_PIECE: Final = 256  # members
 _TOLD: Final = 1_000_000_000  # so much later an end has to be for siblings to hear of it
 _ROUND: Final = 10_000_000_000  # a sweep begins anew at most this often, in nanoseconds
 
@@ -42,7 +43,10 @@ class DynamicSet:
         self._ends6: list[dict[bytes, int]] = [{} for _ in range(129)]
         self._lengths4: list[int] = []
         self._lengths6: list[int] = []
-        self._to_sweep: list[tuple[bytes, int]] = []
+        # A sweep goes through the dictionaries one by one: what is left of one, and the number of the next.
+        self._to_sweep: list[bytes] = []
+        self._sweep_length: i64 = 0
+        self._swept: i64 = 0
         self._next_round: i64 = 0
 
     def __len__(self) -> int:
@@ -120,32 +124,50 @@ class DynamicSet:
 
     def members(self, now: i64) -> list[tuple[bytes, int, int]]:
         """Network, prefix length and remaining nanoseconds (-1: no end) of each living member."""
-        found: list[tuple[bytes, int, int]] = []
+        return [member for piece in self.pieces(now) for member in piece]
+
+    def pieces(self, now: i64) -> Iterator[list[tuple[bytes, int, int]]]:
+        """The same, some hundred at a time: members may come and go between two, and then are in or not."""
         for table in (self._ends4, self._ends6):
             for length in range(len(table)):
-                for member, end in table[length].items():
-                    if end > now:
-                        found.append((member, length, -1 if end == NEVER else end - now))
-        return found
+                ends = table[length]
+                members = list(ends)
+                for at in range(0, len(members), _PIECE):
+                    yield _living(members[at : at + _PIECE], length, ends, now)
 
     def sweep(self, now: i64) -> None:
         """Frees what has expired, of some thousand members at a time."""
-        if not self._to_sweep:
-            if now < self._next_round:
+        left: i64 = _SWEEP
+        while left > 0:
+            if not self._to_sweep and not self._go_on_sweeping(now):
                 return
+            part = self._to_sweep[-left:]
+            for member in part:
+                end: i64 = self._ends(member, self._sweep_length).get(member, NEVER)
+                if end <= now:
+                    self.take_out(member, self._sweep_length, now)
+            del self._to_sweep[-left:]
+            left -= len(part)
+
+    def _go_on_sweeping(self, now: i64) -> bool:
+        """Takes up the next dictionary that is not empty; False when the round is over, or is not due."""
+        if self._swept == 0:
+            if now < self._next_round:
+                return False
             self._next_round = now + _ROUND
-            self._to_sweep = [
-                (member, length)
-                for table in (self._ends4, self._ends6)
-                for length in range(len(table))
-                for member, end in table[length].items()
-                if end != NEVER
-            ]
-        for member, length in self._to_sweep[-_SWEEP:]:
-            end: i64 = self._ends(member, length).get(member, NEVER)
-            if end <= now:
-                self.take_out(member, length, now)
-        del self._to_sweep[-_SWEEP:]
+        while self._swept < len(self._ends4) + len(self._ends6):
+            at = self._swept
+            self._swept += 1
+            if at < len(self._ends4):
+                self._sweep_length = at
+                self._to_sweep = list(self._ends4[at])
+            else:
+                self._sweep_length = at - len(self._ends4)
+                self._to_sweep = list(self._ends6[self._sweep_length])
+            if self._to_sweep:
+                return True
+        self._swept = 0
+        return False
 
     def add_for_ever(self, address: bytes, length: i64, now: i64) -> bool:
         """Adds the network without an end, whatever the set says; False when it is full."""
@@ -164,6 +186,14 @@ class DynamicSet:
 
     def inherit(self, other: "DynamicSet", now: i64) -> None:
         """Takes over the members of the set's former self, as far as there is room; siblings do so themselves."""
+        if self._count == 0 and other._count <= self.most:
+            for own, others in ((self._ends4, other._ends4), (self._ends6, other._ends6)):
+                for length in range(len(own)):
+                    own[length].update(others[length])
+            self._lengths4 = list(other._lengths4)
+            self._lengths6 = list(other._lengths6)
+            self._count = other._count
+            return
         for member, length, left in other.members(now):
             if left < 0:
                 self.put_for_ever(member, length, now)
@@ -184,6 +214,16 @@ class DynamicSet:
             self._lengths4 = [other for other in self._lengths4 if other != length]
         else:
             self._lengths6 = [other for other in self._lengths6 if other != length]
+
+
+def _living(members: list[bytes], length: i64, ends: dict[bytes, int], now: i64) -> list[tuple[bytes, int, int]]:
+    """Those that have not expired, as ``pieces`` tells them."""
+    found: list[tuple[bytes, int, int]] = []
+    for member in members:
+        end: i64 = ends.get(member, 0)
+        if end > now:
+            found.append((member, length, -1 if end == NEVER else end - now))
+    return found
 
 
 class AddressTree:

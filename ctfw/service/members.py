@@ -14,7 +14,6 @@ from ctfw.ruleset.ruleset import Ruleset
 from ctfw.ruleset.schedule import SECOND
 
 MOST_TTL: Final = 10 * 366 * 86400 * SECOND
-PIECE: Final = 200  # members
 
 
 class MemberError(ValueError):
@@ -42,10 +41,12 @@ def texts(ruleset: Ruleset, now: int, unix: int) -> Iterator[str]:
     yield f'{{"version": 1, "time": {unix}, "sets": {{'
     for number, (name, one) in enumerate(list(ruleset.sets.items())):
         yield f"{', ' if number else ''}{json.dumps(name)}: ["
-        members = one.members(now)
-        for at in range(0, len(members), PIECE):
-            piece = [[show_member(member, length), left] for member, length, left in members[at : at + PIECE]]
-            yield (", " if at else "") + json.dumps(piece)[1:-1]
+        comma = ""
+        for piece in one.pieces(now):
+            if piece:
+                shown = [[show_member(member, length), left] for member, length, left in piece]
+                yield comma + json.dumps(shown)[1:-1]
+                comma = ", "
         yield "]"
     yield "}}"
 

@@ -179,7 +179,8 @@ class Methods:
             lambda: paged(
                 [one.name, network.hex(), int(length), int(left)]
                 for one in sets
-                for network, length, left in one.members(time.monotonic_ns())
+                for piece in one.pieces(time.monotonic_ns())
+                for network, length, left in piece
             ),
         )
 

@@ -1,6 +1,7 @@
 """Dynamic sets, prefixes and large lists, each against the plain way to say the same."""
 
 import ipaddress
+import itertools
 import random
 
 from hypothesis import given
@@ -65,6 +66,53 @@ def test_a_dynamic_set_is_a_dictionary_with_ends(steps: list[tuple[str, bytes, i
     assert {(member, length) for member, length, _ in found.members(now)} == {
         member for member, until in naive.items() if until > now
     }
+
+
+@given(
+    members=st.lists(st.tuples(st.sampled_from(FEW), st.sampled_from([8, 24, 32]), st.integers(0, 3)), max_size=20),
+    most=st.integers(1, 30),
+)
+def test_what_a_set_takes_over_is_its_own(members: list[tuple[bytes, int, int]], most: int) -> None:
+    old, new = DynamicSet("bans", most=30), DynamicSet("bans", most=most)
+    for address, length, seconds in members:
+        old.add(address, length, seconds * SECOND, SECOND)
+    now = 3 * SECOND  # some have expired
+    before = sorted(old.members(now))
+    new.inherit(old, now)
+    taken = sorted(new.members(now))
+    assert set(taken) <= set(before) and len(taken) == min(len(before), most)
+    for address, length, _ in taken:
+        assert new.contains(address, now)
+        assert new.remove(address, length, now)
+    new.sweep(now)
+    assert len(new) == 0 and sorted(old.members(now)) == before
+
+
+def test_members_may_come_and_go_while_they_are_told() -> None:
+    bans = DynamicSet("bans", most=10_000)
+    for number in range(5000):
+        bans.add(number.to_bytes(4, "big"), 32, 0, 1)
+    told = []
+    for number, piece in enumerate(bans.pieces(2)):
+        told += [int.from_bytes(address, "big") for address, _, _ in piece]
+        assert len(piece) <= 256
+        bans.remove((4999 - number).to_bytes(4, "big"), 32, 2)
+        bans.add((5000 + number).to_bytes(4, "big"), 32, 0, 2)
+    assert told == list(range(len(told))) and 4900 < len(told) < 5000
+
+
+def test_a_sweep_goes_on_where_it_stopped_and_frees_them_all() -> None:
+    bans = DynamicSet("bans", most=100_000)
+    for number in range(10_000):
+        bans.add(number.to_bytes(4, "big"), 32, SECOND, 1)
+        bans.add(b"\x20" + number.to_bytes(15, "big"), 128, SECOND, 1)
+    bans.add(bytes(4), 8, 0, 1)
+    left = [len(bans)]
+    while left[-1] > 1:
+        bans.sweep(2 * SECOND)
+        left.append(len(bans))
+    freed = [before - after for before, after in itertools.pairwise(left)]
+    assert len(freed) == 5 and max(freed) <= 4096
 
 
 def test_a_full_set_refuses_and_never_forgets() -> None:
