@@ -21,7 +21,7 @@ from typing import Final
 from mypy_extensions import i64
 
 from ctfw.conntrack.conn import Conn
-from ctfw.conntrack.events import DELETED, DESTROY, EARLY_DROP, EXPIRED, KILLED, RELOADED, Events
+from ctfw.conntrack.events import DELETED, DESTROY, EARLY_DROP, EXPIRED, KILLED, Events
 from ctfw.conntrack.state import ASSURED, CONFIRMED, DYING, UPDATED
 
 SHARDS: Final = 256
@@ -47,7 +47,7 @@ class Table:
         self._by_source: dict[bytes, int] = {}
         self.shards: int = SHARDS
         self.events: Events | None = None  # None: nobody listens
-        # Keys of those that somebody took out: their time was not over. Whoever wants them empties it; None: nobody.
+        # Keys of those that somebody took out. Who wants them empties it after each slice of such work; None: nobody.
         self.removed: list[bytes] | None = None
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Table:
         if events is not None:
             events.add(DESTROY, conn, cause, now)
         removed = self.removed
-        if removed is not None and (cause == DELETED or cause == KILLED or cause == RELOADED):
+        if removed is not None and (cause == DELETED or cause == KILLED):
             removed.append(conn.key)
         conn.status |= DYING
         self._shard(conn.key).pop(conn.key, None)

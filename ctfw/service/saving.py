@@ -5,8 +5,8 @@ of the loop's time in each tick; then the other log is out of date. So there is 
 are so together, however abruptly this process ends. While a cycle takes longer than YOUNG, the connections that came
 since are written twice each, ahead of their turn: nearly all of what is worth keeping is at most a second old.
 
-What somebody takes out of the table (a command, a reload) is said at once, in the log that is under way and in the
-complete one: no crash brings it back, and neither does the copy on disk that is made of the complete one.
+What somebody takes out of the table by hand is said at once, in the log that is under way and in the complete one: no
+crash brings it back, and neither does the copy on disk that is made of the complete one.
 
 The logs lie in memory (memfd): writing to them waits for no disk. ``finish`` writes a last one at the end, when no
 packet comes any more, and marks it exact.
