@@ -159,7 +159,9 @@ class Daemon:
             self._control.close()
             raise
         self.queue = Queue(self._kernel.sock, self._number, self.engine, _error_verdict(loaded), self._kernel.buffer)
-        self._loop = PacketLoop(self.queue, self._kernel.sock.fileno(), self._selector.fileno())
+        # Not a worker: others may be waiting for what it knows before they can judge a packet.
+        may_wait = team is None
+        self._loop = PacketLoop(self.queue, self._kernel.sock.fileno(), self._selector.fileno(), may_wait)
         if team is None:
             self._account = Account(self.queue, self._kernel, os.path.dirname(self._control.path))
         else:

@@ -7,7 +7,9 @@ an idle gateway is two turns of this loop and little else: interpreted, a turn c
 The call that reads many packets pays from the second one on; for one alone it costs two microseconds more than the call
 that reads one, when the processor's caches have forgotten it. So where the last packets came alone the next ones are
 read alone, and now and then together, to see whether they still do. (How long it waited for them says nothing: what
-answers a packet is often there as soon as that packet has left.)
+answers a packet is often there as soon as that packet has left.) The call that reads one can also wait for it, which
+saves asking who is ready, a call as dear as the read; the others then have their look after seven packets, or when none
+comes for some milliseconds.
 """
 
 import gc
@@ -25,20 +27,26 @@ YOUNG: Final = 5_000  # objects after which a young collection is due; it then t
 ALONE: Final = 8  # reads in a row that brought one packet, until the next ones ask for one
 TOGETHER: Final = 8  # of what is read alone, each eighth is read together
 
+PATIENCE: Final = 10_000_000  # nanoseconds to go at least until the caller's time, for a read that waits
+
 _SECOND: Final = 1_000_000_000
 _MOST: Final = 2
 
 
 class PacketLoop:
-    """Serves ``queue``, whose socket is ``sock``, and watches ``others`` for the caller. Both are descriptors."""
+    """Serves ``queue``, whose socket is ``sock``, and watches ``others`` for the caller. Both are descriptors.
 
-    def __init__(self, queue: Queue, sock: int, others: int) -> None:
+    ``may_wait``: for a packet alone, while the others get no look.
+    """
+
+    def __init__(self, queue: Queue, sock: int, others: int, may_wait: bool) -> None:
         self._queue: Queue = queue
         self._sock: int = sock
         self._ready = select.epoll()
         self._ready.register(sock, select.EPOLLIN)
         self._ready.register(others, select.EPOLLIN)
         self._poll = self._ready.poll
+        self._may_wait: bool = may_wait
         self._alone: i64 = 0  # reads in a row that brought no more, as far as they could tell
 
     def serve(self, until: i64, once: bool) -> bool:
@@ -51,26 +59,32 @@ class PacketLoop:
         queue = self._queue
         while True:
             left: i64 = until - time.monotonic_ns()
+            alone = self._alone >= ALONE and self._alone % TOGETHER != 0
+            if alone and self._may_wait and left > PATIENCE and not once:
+                self._alone += 1
+                if queue.process_one(True):
+                    if self._is_due():
+                        return False
+                    continue
+                left = until - time.monotonic_ns()
             found = self._poll(left / _SECOND if left > 0 else 0, _MOST)
             others = False
             for descriptor, _ in found:
-                if descriptor == self._sock:
-                    self._read()
-                else:
+                if descriptor != self._sock:
                     others = True
+                elif alone:
+                    self._alone += 1
+                    queue.process_one(False)
+                else:
+                    self._alone = self._alone + 1 if queue.process(BUDGET) <= 1 else 0
             if others or once or left <= 0 or not found:
                 return others
-            if queue.blocked or queue.last_error is not None or gc.get_count()[0] > YOUNG:
+            if self._is_due():
                 return False
 
-    def _read(self) -> None:
-        if self._alone >= ALONE and self._alone % TOGETHER != 0:
-            self._queue.process_one()
-            self._alone += 1
-        elif self._queue.process(BUDGET) > 1:
-            self._alone = 0
-        else:
-            self._alone += 1
+    def _is_due(self) -> bool:
+        """Has the caller something to do about the queue, or about garbage?"""
+        return self._queue.blocked or self._queue.last_error is not None or gc.get_count()[0] > YOUNG
 
     def close(self) -> None:
         """Ends the wait, not what was waited for."""

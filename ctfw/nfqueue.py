@@ -228,14 +228,16 @@ class Queue:
                 break
         return done
 
-    def process_one(self) -> int:
-        """As ``process`` with a budget of one, at less cost than that of a batch; does not learn whether more wait."""
+    def process_one(self, wait: bool) -> int:
+        """As ``process`` with a budget of one, at less cost than that of a batch; does not learn whether more wait.
+
+        ``wait``: for a packet, as long as the socket has its readers wait. 0 is then that nothing came.
+        """
         self.idle = False
         if self.pending and not self.flush():
             return 0
-        now: i64 = time.monotonic_ns()
         try:
-            data = self._sock.recv(self._buffer)
+            data = self._sock.recv(self._buffer, 0 if wait else socket.MSG_DONTWAIT)
         except OSError as error:
             if error.errno == errno.EAGAIN:
                 self.idle = True
@@ -244,7 +246,7 @@ class Queue:
                 raise
             self.overruns += 1
             return 1
-        self._datagram(data, 0, len(data), now)
+        self._datagram(data, 0, len(data), time.monotonic_ns())
         if self.ledger is not None:
             self.ledger[0] = self.received
         self.flush()

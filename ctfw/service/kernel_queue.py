@@ -61,6 +61,7 @@ _COPY_PACKET: Final = 2
 _NFQA_VERDICT_HDR: Final = 2
 _NF_REPEAT: Final = 4
 _NETLINK_NETFILTER: Final = 12
+SILENCE: Final = 5_000_000  # nanoseconds; the kernel rounds it up to its ticks
 _ANSWER: Final = 5.0  # seconds; the kernel answers before our send returns
 # Two bounds that together stand behind every number there is, wherever the kernel's counter is.
 _EVERY_NUMBER: Final = (0x7FFFFFFF, 0xFFFFFFFF)
@@ -82,7 +83,10 @@ class QueueError(Exception):
 
 
 class KernelQueue:
-    """A bound and configured queue. ``sock`` is the caller's to read and write; ``notes`` are lines for the log."""
+    """A bound and configured queue. ``sock`` is the caller's to read and write; ``notes`` are lines for the log.
+
+    A read that does not say MSG_DONTWAIT waits for SILENCE.
+    """
 
     def __init__(
         self,
@@ -103,6 +107,7 @@ class KernelQueue:
         self.fail_open = fail_open
         self.adopted = kept is not None
         self.notes: list[str] = []
+        self._is_flowing = False
         self._last = -1  # the number of the last message that was put aside
         self._proc: IO[str] | None = None
         self.sock = kept if kept is not None else _bind(number)
@@ -120,7 +125,7 @@ class KernelQueue:
             self._command(_NFQA_CFG_QUEUE_MAXLEN, struct.pack(">I", maxlen))
             self.set_flags(gso=gso, fail_open=fail_open)
             self._command(_NFQA_CFG_PARAMS, struct.pack(">IB", self.copy_range, _COPY_PACKET), acknowledge=False)
-            self.sock.setblocking(False)
+            self._let_flow()
         except OSError as error:
             self.sock.close()
             raise QueueError(f"queue {number}: cannot be configured: {error.strerror or error}") from error
@@ -157,6 +162,7 @@ class KernelQueue:
                     raise OSError(-code, os.strerror(-code))
             elif message.read(data, 0, len(data)) and (last < 0 or 0 < (message.id - last) & 0xFFFFFFFF < 0x80000000):
                 fresh.append(data)
+        self._let_flow()
         return last, fresh
 
     def set_flags(self, *, gso: bool, fail_open: bool) -> None:
@@ -165,7 +171,7 @@ class KernelQueue:
         body = attribute(_NFQA_CFG_FLAGS, struct.pack(">I", flags))
         mask = attribute(_NFQA_CFG_MASK, struct.pack(">I", _GSO | _FAIL_OPEN))
         # Once packets flow an answer would come among them; the loop counts it should it be a refusal.
-        self._send(body + mask, acknowledge=self.sock.getblocking())
+        self._send(body + mask, acknowledge=not self._is_flowing)
         self.gso = gso
         self.fail_open = fail_open
 
@@ -212,6 +218,12 @@ class KernelQueue:
             if fields[0] == self.number:
                 return fields
         return []
+
+    def _let_flow(self) -> None:
+        """From here on the loop reads. A read that waits gives up after SILENCE; the others say that they do not."""
+        self.sock.setblocking(True)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, SILENCE // 1000))
+        self._is_flowing = True
 
     def _drain(self) -> None:
         """Empties the socket of what came for our predecessor; all of it still waits in the queue."""

@@ -3,6 +3,7 @@
 import gc
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ class House:
         self.kernel = FakeKernel()
         self.queue = queue or self.kernel.queue()
         self.others, self.bell = os.pipe()
-        self.loop = PacketLoop(self.queue, self.kernel.theirs.fileno(), self.others)
+        self.loop = PacketLoop(self.queue, self.kernel.theirs.fileno(), self.others, True)
 
     def serve(self, wait: int = LONG, once: bool = False) -> bool:
         return self.loop.serve(time.monotonic_ns() + wait, once)
@@ -92,7 +93,7 @@ def test_it_comes_back_when_verdicts_cannot_leave() -> None:
     sock.setblocking(False)
     house.loop.close()
     house.queue = Queue(sock, house.kernel.number, engine(), DROP, BUFFER)
-    house.loop = PacketLoop(house.queue, sock.fileno(), house.others)
+    house.loop = PacketLoop(house.queue, sock.fileno(), house.others, True)
     house.kernel.give(GOOD)
     assert not house.serve()
     assert house.queue.blocked
@@ -132,3 +133,49 @@ def test_what_comes_alone_is_read_alone_and_a_burst_together(house: House) -> No
     wait_until(alone)
     wait_until(lambda: burst() < 5)
     assert not alone()
+
+
+def test_others_have_their_turn_while_packets_come_one_by_one(house: House) -> None:
+    """With a socket whose reads wait, as those of the kernel's queue do."""
+    house.kernel.theirs.setblocking(True)
+    house.kernel.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 5_000))
+    stop = threading.Event()
+
+    def chatter() -> None:
+        while not stop.wait(0.001):
+            house.kernel.give(GOOD)
+
+    talking = threading.Thread(target=chatter)
+    talking.start()
+    try:
+        threading.Timer(0.3, house.ring).start()
+        assert house.serve()
+        assert house.queue.received > 50
+    finally:
+        stop.set()
+        talking.join()
+
+
+def test_a_silence_ends_the_reads_that_wait_and_a_time_is_kept(house: House) -> None:
+    house.kernel.theirs.setblocking(True)
+    house.kernel.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 5_000))
+    for _ in range(20):
+        house.kernel.give(GOOD)
+        assert not house.serve(once=True)
+    threading.Timer(0.05, house.ring).start()
+    assert house.serve()
+    before = time.monotonic_ns()
+    os.read(house.others, 1)
+    assert not house.serve(30_000_000)
+    assert 30_000_000 <= time.monotonic_ns() - before < 1_000_000_000
+
+
+def test_who_may_not_wait_for_a_packet_sees_the_others_at_once(house: House) -> None:
+    house.kernel.theirs.setblocking(True)  # and no end to its reads
+    loop = PacketLoop(house.queue, house.kernel.theirs.fileno(), house.others, False)
+    for _ in range(20):
+        house.kernel.give(GOOD)
+        assert not loop.serve(time.monotonic_ns() + LONG, True)
+    threading.Timer(0.02, house.ring).start()
+    assert loop.serve(time.monotonic_ns() + LONG, False)
+    loop.close()

@@ -165,14 +165,14 @@ def test_one_is_read_and_answered_whole_and_the_others_stay(size: int) -> None:
     kernel = FakeKernel()
     queue = kernel.queue()
     seen = recorded(queue)
-    assert (queue.process_one(), queue.idle) == (0, True)
+    assert (queue.process_one(False), queue.idle) == (0, True)
     payload = b"1" * (size - len(packet_message(1, b"")))
     kernel.give_raw(packet_message(kernel.next_id(), payload))
     kernel.give(GOOD)
-    assert (queue.process_one(), queue.idle) == (1, False)
+    assert (queue.process_one(False), queue.idle) == (1, False)
     assert kernel.obey() == {1: DROP}
     assert seen[0][0] == payload
-    assert (queue.process_one(), queue.process_one(), queue.idle) == (1, 0, True)
+    assert (queue.process_one(False), queue.process_one(False), queue.idle) == (1, 0, True)
     assert kernel.obey() == {1: DROP, 2: ACCEPT}
 
 
@@ -198,7 +198,7 @@ def test_a_send_that_fails_is_repeated_before_anything_is_read(code: int) -> Non
     queue.process(100)
     assert (queue.blocked, queue.pending, queue.answered) == (True, 2, 0)
     kernel.give(BAD)
-    assert queue.process_one() == 0  # still no: nothing more is taken
+    assert queue.process_one(False) == 0  # still no: nothing more is taken
     assert queue.process(100) == 0
     assert queue.process(100) == 1
     assert kernel.obey() == {1: ACCEPT, 2: DROP, 3: DROP}
