@@ -48,8 +48,12 @@ class Domain:
     plural: str
     parse: Callable[[str], Interval]
     everything: list[Any]
-    subtract: Callable[[Any, Any], Any]
-    compile: Callable[[Any], "AddressSet | NumberSet"]
+    subtract: Callable[[Any, Any, Callable[[], None]], Any]
+    compile: Callable[[Any, Callable[[], None]], "AddressSet | NumberSet"]
+
+
+def breathe() -> None:
+    """Called by compiled code on its long ways: this is not, so what waits for a signal has its turn here."""
 
 
 DOMAINS = {
@@ -127,7 +131,7 @@ class Sets:
         if kind is Kind.ADDRESSES and self._changes(members):
             return self._changing_match(members)
         intervals = self._expand(members, kind)
-        result = Match(intervals, domain.compile(intervals))
+        result = Match(intervals, domain.compile(intervals, breathe))
         if not intervals:
             self.report.warning(node, f"{quote(what)} is an empty set: the rule can never match")
         if isinstance(node, Scalar):
@@ -180,7 +184,7 @@ class Sets:
             raise Skip
         # No members at all is the empty set, never everything.
         base = positives if positive or not members else domain.everything
-        return list(domain.subtract(base, negatives)) if negatives else base
+        return list(domain.subtract(base, negatives, breathe)) if negatives else base
 
     def _changes(self, members: list[Scalar]) -> bool:
         """Does a dynamic set stand in this list, or in a set in it?"""
@@ -195,8 +199,9 @@ class Sets:
     def _changing_match(self, members: list[Scalar]) -> Match:
         tree = self._tree(members)
         wanted = EVERY_ADDRESS if tree.plus or tree.dynamic is not None else tree.base.intervals()
-        bound = subtract_addresses(wanted, tree.minus_base.intervals() if tree.minus_base is not None else [])
-        return Match(bound, AddressSet(bound), tree)
+        unwanted = tree.minus_base.intervals() if tree.minus_base is not None else []
+        bound = subtract_addresses(wanted, unwanted, breathe)
+        return Match(bound, AddressSet(bound, breathe), tree)
 
     def _tree(self, members: list[Scalar]) -> AddressTree:
         """A list with dynamic sets in it, as what is asked of each address. Raises Skip as `_expand` does."""
@@ -212,8 +217,8 @@ class Sets:
                 static[taken_away].append(member)
         base = self._expand(static[False], Kind.ADDRESSES) if positive else EVERY_ADDRESS
         minus = self._expand([_without_sign(member) for member in static[True]], Kind.ADDRESSES)
-        minus_base = AddressSet(minus) if minus else None
-        return AddressTree(AddressSet(base), changing[False], minus_base, changing[True])
+        minus_base = AddressSet(minus, breathe) if minus else None
+        return AddressTree(AddressSet(base, breathe), changing[False], minus_base, changing[True])
 
     def _tree_of(self, member: Scalar, word: str) -> AddressTree:
         """The tree of a named set in which a dynamic one is."""

@@ -30,6 +30,8 @@ import string
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import xor
 from typing import Any, Final
 
 from ctfw.config.conditions import DOUBT, Condition, conditions_of, exclude, follow, is_stateful
@@ -37,7 +39,7 @@ from ctfw.config.values import MAX_INTERFACE
 from ctfw.conntrack.icmp import is_query
 from ctfw.conntrack.state import ANY, INVALID, NEW, UNTRACKED
 from ctfw.packet import FORWARD, ICMP, ICMPV6, INPUT, OUTPUT, SCTP, TCP, UDP, UDPLITE
-from ctfw.ruleset.index import accumulate, bits
+from ctfw.ruleset.index import bits
 from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.ruleset import Ruleset
 from ctfw.ruleset.sets import AddressSet, InterfaceSet, NumberSet, subtract_numbers
@@ -492,7 +494,8 @@ class Space:
             for first, last in part.ranges:
                 toggles[first] ^= those
                 toggles[last + 1] ^= those
-        return accumulate(toggles[:size], 0)
+        seen: dict[int, int] = {}  # equal rows are one object, for neighbours often agree
+        return [seen.setdefault(row, row) for row in accumulate(toggles[:size], xor)]
 
     def _cut(self, box: Box, found: int, stack: list[Box], used: set[int] | None) -> None:
         """Puts what one of the entries ``found`` leaves of the box on the stack; the first of them that leaves nothing,

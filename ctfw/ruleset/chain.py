@@ -14,7 +14,8 @@ from typing import Final
 from mypy_extensions import i64
 
 from ctfw.packet import FORWARD, INPUT, OUTPUT, Packet
-from ctfw.ruleset.index import Index, bits, hold_breath
+from ctfw.ruleset.breath import hold_breath
+from ctfw.ruleset.index import Index, bits
 from ctfw.ruleset.rule import Rule
 
 HOOKS: Final = 5
@@ -22,7 +23,7 @@ STATES: Final = 32
 
 
 class Chain:
-    """``rules`` in their order. ``places``: of the user's chains by name, for the jumps. ``breathe``: see index."""
+    """``rules`` in their order. ``places``: of the user's chains by name, for the jumps. ``breathe``: see breath."""
 
     def __init__(
         self, name: str, rules: list[Rule], places: dict[str, int], breathe: Callable[[], None] = hold_breath

@@ -9,8 +9,7 @@ the lowest bit. So a packet that opens a connection pays a binary search and an 
 A rule that does not ask for a field has its bit everywhere in it. What cannot be indexed (limits, sets that change) is
 not known here: the caller asks the candidates themselves, in their order.
 
-Making an index of ten thousand rules takes a third of a second, in which compiled code hears no signal. Whoever has
-packets waiting gives a function ``breathe``, called between small steps, and is let in by it.
+Making an index of ten thousand rules takes a third of a second, so it is made in short steps (see breath).
 
 A boundary costs a bit for each rule, so long lists of addresses times long lists of rules would fill the memory. Up to
 BUDGET the largest sets are left to the caller as well (``late_srcs``, ``late_dsts``): for the few rules that use them a
@@ -19,11 +18,12 @@ second binary search costs a packet less than the memory would.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from mypy_extensions import i64
 
 from ctfw.packet import AF_INET, Packet, has_ports, read16
+from ctfw.ruleset.breath import drained, hold_breath, put_in_order
 from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.sets import AddressSet, InterfaceSet, NumberSet
 
@@ -33,27 +33,24 @@ BUDGET: Final = 64 << 20  # bytes that the boundaries of one field of addresses 
 _OBJECT: Final = 100  # bytes that a boundary takes beside its rules
 
 
-def hold_breath() -> None:
-    """Nobody waits."""
-
-
 class Numbers:
     """One field of whole numbers, up to ``highest``. ``none`` holds the rules that do not ask for it."""
 
     def __init__(self, wanted: list[NumberSet | None], highest: int, breathe: Callable[[], None] = hold_breath) -> None:
         self.none = bits(at for at, numbers in enumerate(wanted) if numbers is None)
-        toggles: dict[int, int] = {0: 0}
+        edges: list[tuple[int, int]] = [(0, 0)]
         for at, numbers in enumerate(wanted):
             if numbers is not None:
-                breathe()
                 bit = 1 << at
                 for first, last in numbers.intervals():
-                    toggles[first] = toggles[first] ^ bit if first in toggles else bit
+                    breathe()
+                    edges.append((first, bit))
                     if last < highest:
-                        toggles[last + 1] = toggles[last + 1] ^ bit if last + 1 in toggles else bit
+                        edges.append((last + 1, bit))
         self.is_used = any(numbers is not None for numbers in wanted)
-        self._firsts: list[int] = sorted(toggles)
-        self._rules: list[int] = accumulate([toggles[first] for first in self._firsts], self.none, breathe)
+        self._firsts: list[int] = []
+        self._rules: list[int] = []
+        add_up(edges, self.none, self._firsts, self._rules, breathe)
 
     def find(self, number: i64) -> int:
         """The rules that agree with ``number`` in this field."""
@@ -65,23 +62,27 @@ class Addresses:
 
     def __init__(self, wanted: list[AddressSet | None], breathe: Callable[[], None] = hold_breath) -> None:
         self.none = bits(at for at, addresses in enumerate(wanted) if addresses is None)
-        toggles: dict[bytes, int] = {bytes(4): 0, bytes(16): 0}
+        edges4: list[tuple[bytes, int]] = [(bytes(4), 0)]
+        edges6: list[tuple[bytes, int]] = [(bytes(16), 0)]
         self.is_used = False
-        for at, addresses in enumerate(wanted):
+        for place, addresses in enumerate(wanted):
             if addresses is not None:
                 self.is_used = True
-                bit = 1 << at
-                for first, last in addresses.intervals():
+                bit = 1 << place
+                for at in range(len(addresses)):
                     breathe()
-                    toggles[first] = toggles[first] ^ bit if first in toggles else bit
+                    first, last = addresses.interval(at)
+                    edges = edges4 if len(first) == 4 else edges6
+                    edges.append((first, bit))
                     behind = int.from_bytes(last, "big") + 1
                     if behind >> (8 * len(last)) == 0:
-                        after = behind.to_bytes(len(last), "big")
-                        toggles[after] = toggles[after] ^ bit if after in toggles else bit
-        self._firsts4: list[bytes] = sorted(first for first in toggles if len(first) == 4)
-        self._firsts6: list[bytes] = sorted(first for first in toggles if len(first) == 16)
-        self._rules4: list[int] = accumulate([toggles[first] for first in self._firsts4], self.none, breathe)
-        self._rules6: list[int] = accumulate([toggles[first] for first in self._firsts6], self.none, breathe)
+                        edges.append((behind.to_bytes(len(last), "big"), bit))
+        self._firsts4: list[bytes] = []
+        self._firsts6: list[bytes] = []
+        self._rules4: list[int] = []
+        self._rules6: list[int] = []
+        add_up(edges4, self.none, self._firsts4, self._rules4, breathe)
+        add_up(edges6, self.none, self._firsts6, self._rules6, breathe)
 
     def find4(self, address: bytes) -> int:
         """The rules that agree with an IPv4 address in this field."""
@@ -122,8 +123,8 @@ class Index:
         self._portless: int = self._sports.none & self._dports.none
         sources = [rule.src for rule in rules]
         destinations = [rule.dst for rule in rules]
-        self.late_srcs = too_large(sources)
-        self.late_dsts = too_large(destinations)
+        self.late_srcs = too_large(sources, BUDGET, breathe)
+        self.late_dsts = too_large(destinations, BUDGET, breathe)
         asked = [None if at in self.late_srcs else one for at, one in enumerate(sources)]
         self._sources = Addresses(asked, breathe)
         asked = [None if at in self.late_dsts else one for at, one in enumerate(destinations)]
@@ -161,14 +162,19 @@ class Index:
         return found
 
 
-def too_large(wanted: list[AddressSet | None], budget: int = BUDGET) -> set[int]:
+def too_large(
+    wanted: list[AddressSet | None], budget: int = BUDGET, breathe: Callable[[], None] = hold_breath
+) -> set[int]:
     """The places of the sets, largest first, without which the others keep to the budget."""
     each = 2 * (_OBJECT + len(wanted) // 8)
     sizes: dict[int, int] = {}  # by identity: many rules share a named set
     for addresses in wanted:
+        breathe()
         if addresses is not None:
             sizes[id(addresses)] = len(addresses)
     total = sum(sizes.values()) * each
+    if total <= budget:
+        return set()
     large: set[int] = set()
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
         if total <= budget:
@@ -188,12 +194,23 @@ def bits(places: Iterable[int]) -> int:
     return int.from_bytes(octets, "little")
 
 
-def accumulate(toggles: list[int], start: int, breathe: Callable[[], None] = hold_breath) -> list[int]:
-    """Running XOR from ``start``; equal results are one object, for neighbours often agree."""
+def add_up(
+    edges: list[Any], start: int, firsts: list[Any], rules: list[int], breathe: Callable[[], None] = hold_breath
+) -> None:
+    """From the edges, which are places and the bits that change there: ``firsts``, the places in their order, and
+    ``rules``, the bits from each of them on, ``start`` before the first. ``edges`` is empty then.
+
+    Equal bits are one object, for neighbours often agree.
+    """
+    ordered = put_in_order(edges, breathe)
+    edges.clear()
     seen: dict[int, int] = {}
-    running: list[int] = []
-    for toggle in toggles:
-        breathe()
-        start ^= toggle
-        running.append(seen.setdefault(start, start))
-    return running
+    for edge in drained(ordered, breathe):
+        place, bit = edge
+        if len(firsts) == 0:
+            firsts.append(place)
+        elif place != firsts[-1]:
+            rules.append(seen.setdefault(start, start))
+            firsts.append(place)
+        start ^= bit
+    rules.append(seen.setdefault(start, start))

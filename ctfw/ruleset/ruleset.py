@@ -23,9 +23,9 @@ from mypy_extensions import i64
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.state import ANY
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT, Packet
+from ctfw.ruleset.breath import hold_breath
 from ctfw.ruleset.chain import HOOKS, STATES, Chain
 from ctfw.ruleset.dynamic import DynamicSet
-from ctfw.ruleset.index import hold_breath
 from ctfw.ruleset.marks import OFFLOAD_BIT, REJECT_BIT, reject_field
 from ctfw.ruleset.question import LIVE, Question
 from ctfw.ruleset.rule import Rule
@@ -45,8 +45,8 @@ class Ruleset:
     """``policy`` gives the verdict of a chain whose rules do not match; a chain that it does not name drops.
 
     ``chains``: the user's, by name. ``sets``: the dynamic ones, for whoever adds and removes members. ``breathe``: see
-    index. Raises ValueError for a jump to a chain that is not there, and for chains that lead back to themselves or too
-    deep.
+    breath. Raises ValueError for a jump to a chain that is not there, and for chains that lead back to themselves or
+    too deep.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Ruleset:
             first = self.main.certain[row]
             self._certain.append(first if self.main.among[row] else self._policy[row // STATES])
         self._question = Question()
+        self._ancestors: list[Rule | None] = []  # of all rules and the policies, for ``succeed``
 
     def evaluate(
         self,
@@ -184,11 +185,26 @@ class Ruleset:
             before = old.sets.get(name)
             if before is not None:
                 members.inherit(before, now)
-        former = {rule.name: rule for rule in (*old.every, *old.policies.values())}
-        for rule in (*self.every, *self.policies.values()):
-            ancestor = former.get(rule.name)
+        if not self._ancestors:
+            self.find_ancestors(old)
+        rules = [*self.every, *self.policies.values()]
+        for at in range(len(rules)):
+            ancestor = self._ancestors[at]
             if ancestor is not None:
-                _inherit(rule, ancestor)
+                _inherit(rules[at], ancestor)
+        self._ancestors = []
+
+    def find_ancestors(self, old: "Ruleset", breathe: Callable[[], None] = hold_breath) -> None:
+        """Which rules these are in ``old``: most of the time that ``succeed`` takes, when it was not done before."""
+        former: dict[str, Rule] = {}
+        for rule in [*old.every, *old.policies.values()]:
+            breathe()
+            former[rule.name] = rule
+        found: list[Rule | None] = []
+        for rule in [*self.every, *self.policies.values()]:
+            breathe()
+            found.append(former.get(rule.name))
+        self._ancestors = found
 
     def _ask(
         self,

@@ -2,14 +2,17 @@
 
 Addresses and numbers are sorted, merged intervals; a lookup is one binary search, whatever the size. Addresses compare
 as bytes, so that IPv4 and IPv6 need no two kinds of code. Negation is gone before a set is made: what a rule does not
-want is subtracted from everything (``subtract_numbers``, ``subtract_addresses``).
+want is subtracted from everything (``subtract_numbers``, ``subtract_addresses``). A list from the net may have a
+hundred thousand members, so all that makes sets takes a ``breathe`` (see breath).
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from mypy_extensions import i64
+
+from ctfw.ruleset.breath import STEP, drained, hold_breath, put_in_order
 
 Interval = tuple[int, int]
 AddressInterval = tuple[bytes, bytes]
@@ -18,10 +21,10 @@ EVERY_ADDRESS: Final[list[AddressInterval]] = [(b"\0" * 4, b"\xff" * 4), (b"\0" 
 EVERY_NUMBER: Final[list[Interval]] = [(0, 65535)]
 
 
-def merge_numbers(intervals: Iterable[Interval]) -> list[Interval]:
+def merge_numbers(intervals: Iterable[Interval], breathe: Callable[[], None] = hold_breath) -> list[Interval]:
     """The same numbers as sorted intervals with gaps between them."""
     merged: list[Interval] = []
-    for first, last in sorted(intervals):
+    for first, last in drained(put_in_order(list(intervals), breathe), breathe):
         if merged and first <= merged[-1][1] + 1:
             if last > merged[-1][1]:
                 merged[-1] = (merged[-1][0], last)
@@ -30,16 +33,20 @@ def merge_numbers(intervals: Iterable[Interval]) -> list[Interval]:
     return merged
 
 
-def subtract_numbers(wanted: Iterable[Interval], unwanted: Iterable[Interval]) -> list[Interval]:
+def subtract_numbers(
+    wanted: Iterable[Interval], unwanted: Iterable[Interval], breathe: Callable[[], None] = hold_breath
+) -> list[Interval]:
     """The numbers in ``wanted`` that are not in ``unwanted``, merged."""
     rest: list[Interval] = []
-    holes = merge_numbers(unwanted)
+    holes = merge_numbers(unwanted, breathe)
     at = 0
-    for first, last in merge_numbers(wanted):
+    for first, last in drained(merge_numbers(wanted, breathe), breathe):
         while at < len(holes) and holes[at][1] < first:
+            breathe()
             at += 1
         hole = at
         while hole < len(holes) and holes[hole][0] <= last:
+            breathe()
             if first < holes[hole][0]:
                 rest.append((first, holes[hole][0] - 1))
             first = holes[hole][1] + 1
@@ -49,37 +56,56 @@ def subtract_numbers(wanted: Iterable[Interval], unwanted: Iterable[Interval]) -
     return rest
 
 
-def _as_numbers(intervals: Iterable[AddressInterval], size: int) -> list[Interval]:
-    return [
-        (int.from_bytes(first, "big"), int.from_bytes(last, "big")) for first, last in intervals if len(first) == size
-    ]
+def _as_numbers(intervals: list[AddressInterval], size: int, breathe: Callable[[], None]) -> list[Interval]:
+    found: list[Interval] = []
+    for at in range(len(intervals)):
+        if at % STEP == 0:
+            breathe()
+        first, last = intervals[at]
+        if len(first) == size:
+            found.append((int.from_bytes(first, "big"), int.from_bytes(last, "big")))
+    return found
 
 
-def merge_addresses(intervals: Iterable[AddressInterval]) -> list[AddressInterval]:
+def merge_addresses(
+    intervals: Iterable[AddressInterval], breathe: Callable[[], None] = hold_breath
+) -> list[AddressInterval]:
     """The same addresses as sorted intervals with gaps between them, IPv4 first."""
-    return subtract_addresses(intervals, [])
+    return subtract_addresses(intervals, [], breathe)
 
 
-def subtract_addresses(wanted: Iterable[AddressInterval], unwanted: Iterable[AddressInterval]) -> list[AddressInterval]:
+def subtract_addresses(
+    wanted: Iterable[AddressInterval],
+    unwanted: Iterable[AddressInterval],
+    breathe: Callable[[], None] = hold_breath,
+) -> list[AddressInterval]:
     """The addresses in ``wanted`` that are not in ``unwanted``, merged, IPv4 first."""
     wanted = list(wanted)
     unwanted = list(unwanted)
     rest: list[AddressInterval] = []
     for size in (4, 16):
-        for first, last in subtract_numbers(_as_numbers(wanted, size), _as_numbers(unwanted, size)):
+        plus, minus = _as_numbers(wanted, size, breathe), _as_numbers(unwanted, size, breathe)
+        for first, last in drained(subtract_numbers(plus, minus, breathe), breathe):
             rest.append((first.to_bytes(size, "big"), last.to_bytes(size, "big")))
+        for _ in drained(plus, breathe):
+            pass
+        for _ in drained(minus, breathe):
+            pass
     return rest
 
 
 class AddressSet:
     """IPv4 and IPv6 addresses. Intervals are inclusive, of 4- or 16-byte addresses, in any order."""
 
-    def __init__(self, intervals: Iterable[AddressInterval]) -> None:
-        merged = merge_addresses(intervals)
-        self._firsts4: list[bytes] = [first for first, _ in merged if len(first) == 4]
-        self._lasts4: list[bytes] = [last for _, last in merged if len(last) == 4]
-        self._firsts6: list[bytes] = [first for first, _ in merged if len(first) == 16]
-        self._lasts6: list[bytes] = [last for _, last in merged if len(last) == 16]
+    def __init__(self, intervals: Iterable[AddressInterval], breathe: Callable[[], None] = hold_breath) -> None:
+        self._firsts4: list[bytes] = []
+        self._lasts4: list[bytes] = []
+        self._firsts6: list[bytes] = []
+        self._lasts6: list[bytes] = []
+        for first, last in drained(merge_addresses(intervals, breathe), breathe):
+            firsts, lasts = (self._firsts4, self._lasts4) if len(first) == 4 else (self._firsts6, self._lasts6)
+            firsts.append(first)
+            lasts.append(last)
 
     def __len__(self) -> int:
         """Intervals, merged."""
@@ -98,6 +124,13 @@ class AddressSet:
         at = bisect_right(firsts, address)
         return at > 0 and address <= lasts[at - 1]
 
+    def interval(self, at: int) -> AddressInterval:
+        """One of them, of ``len`` many, IPv4 first."""
+        fours = len(self._firsts4)
+        if at < fours:
+            return self._firsts4[at], self._lasts4[at]
+        return self._firsts6[at - fours], self._lasts6[at - fours]
+
     def intervals(self) -> list[AddressInterval]:
         """What the set holds, merged, IPv4 first."""
         return list(zip(self._firsts4 + self._firsts6, self._lasts4 + self._lasts6, strict=True))
@@ -106,8 +139,8 @@ class AddressSet:
 class NumberSet:
     """Whole numbers: ports, protocols, ICMP type << 8 | code. Intervals are inclusive, in any order."""
 
-    def __init__(self, intervals: Iterable[Interval]) -> None:
-        merged = merge_numbers(intervals)
+    def __init__(self, intervals: Iterable[Interval], breathe: Callable[[], None] = hold_breath) -> None:
+        merged = merge_numbers(intervals, breathe)
         self._firsts: list[int] = [first for first, _ in merged]
         self._lasts: list[int] = [last for _, last in merged]
         # A rule with one port or range is by far the most frequent: two comparisons.
