@@ -30,6 +30,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from ctfw import __version__, config
@@ -118,7 +119,7 @@ class Daemon:
     ) -> None:
         self._options = options
         self._team = team
-        load = rule_tests.load if team is None else team.load
+        load = partial(rule_tests.load, softly=True) if team is None else team.load
         last_good = LastGood(options.state)
         if begun is None:
             begun = last_good.begin(options.rules, load)

@@ -25,9 +25,10 @@ from ctfw.config.named import NamedSets
 from ctfw.config.offload import read_offload
 from ctfw.config.problems import ConfigError, GiveUp, Problem, Report
 from ctfw.config.recorder import RecorderSettings, read_recorder
+from ctfw.config.remains import gather, let_go
 from ctfw.config.rules import Rules
 from ctfw.config.schema import FILE, INCLUDED, POLICY, Kind
-from ctfw.config.sets import Sets
+from ctfw.config.sets import Sets, breathe
 from ctfw.config.tests_section import RuleTest, Tests
 from ctfw.config.values import Wrong
 from ctfw.config.walk import Fields, Walker
@@ -67,21 +68,26 @@ def load(
     pure: bool = False,
     advise: bool = False,
     stored: Stored | None = None,
+    softly: bool = False,
 ) -> Config:
     """Load the rule file at `path`; with `text`, that text, and `path` is only its name in messages.
 
     `pure` parses without libyaml, for comparison. `advise` adds warnings about what the rules mean (`lint`), which
-    takes several times as long as loading. With `stored` all files are taken from there. Raises ConfigError and
-    nothing else for any file and any text.
+    takes several times as long as loading. With `stored` all files are taken from there. `softly` takes a little
+    longer, and what was needed on the way is freed in pieces, for whoever is interrupted meanwhile. Raises ConfigError
+    and nothing else for any file and any text.
     """
     report = Report(path)
     collecting = gc.isenabled()
     gc.disable()
+    remains: list[object] | None = [] if softly else None
     try:
-        config = _load(path, text, pure, report, advise, Files(report, stored))
+        config = _load(path, text, pure, report, advise, Files(report, stored), remains)
     except GiveUp:
         config = None
     finally:
+        if remains is not None:
+            let_go(remains)
         if collecting:
             gc.enable()
     if config is None or report.failed:
@@ -90,7 +96,16 @@ def load(
     return config
 
 
-def _load(path: str, text: str | None, pure: bool, report: Report, advise: bool, files: Files) -> Config | None:
+def _load(
+    path: str,
+    text: str | None,
+    pure: bool,
+    report: Report,
+    advise: bool,
+    files: Files,
+    remains: list[object] | None,
+) -> Config | None:
+    """``remains``, when it is a list, holds afterwards what was needed on the way."""
     if text is None:
         data = files.read(path)
         text = decode(data, report) if data is not None else None
@@ -108,6 +123,8 @@ def _load(path: str, text: str | None, pure: bool, report: Report, advise: bool,
     try:
         return _build(walker, root, path, report, files, pure, advise)
     finally:
+        if remains is not None:
+            gather([root, walker], remains)
         # The readers know the walker, and it knows them. A daemon that never collects cycles would keep every file it
         # has read.
         walker.readers.clear()
@@ -160,7 +177,7 @@ def _build(
         existing=fields.get("existing", KEEP),
         reject_bit=reject_bit,
         offload_bit=offload_bit,
-        breathe=lambda: None,  # not compiled: what waits for a signal has its turn
+        breathe=breathe,
     )
     ruleset.tick(0, time.time_ns())  # so that time windows hold from the first packet on
     invariants.check(ruleset)

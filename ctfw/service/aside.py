@@ -6,8 +6,9 @@ system call; a child process would have to hand over a hundred thousand objects.
 thread: SIGALRM interrupts it every SLICE, the handler lets the loop turn once (packets, clients, ticks, everything),
 and the work goes on. It never sees that, for it shares nothing with the loop: it makes new objects from files.
 
-What an interrupt cannot reach is a single long step in C (a sort, the index of the rules in the compiled build): Python
-looks for signals between its own instructions only. ``longest`` tells how long the loop waited at most.
+What an interrupt cannot reach is a single long step in C (a sort, freeing a large tree, compiled code): Python looks
+for signals between its own instructions only. Compiled work takes a function ``breathe`` for that (ruleset/breath.py),
+and what is freed goes in pieces (config/remains.py). ``longest`` tells how long the loop waited at most.
 
 One work at a time, begun from outside a turn. ``abandon`` ends it where it is: the loop is to stop.
 """
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 class Abandoned(BaseException):
     """The work was given up, or the loop failed: nobody on the way may take it for an error of the work."""
+
+
+def breathe() -> None:
+    """For compiled work: an interrupt that waits comes here, where something is called that is not."""
 
 
 class Aside:

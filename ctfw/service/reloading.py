@@ -32,12 +32,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ctfw import config
+from ctfw.config.remains import gather, let_go
 from ctfw.conntrack.events import RELOADED as BY_RELOAD
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine
-from ctfw.ruleset.rule import Rule
 from ctfw.ruleset.ruleset import EXISTING_NAMES, KILL
-from ctfw.service.aside import Abandoned, Aside
+from ctfw.service.aside import Abandoned, Aside, breathe
 from ctfw.service.journal import ERROR, NOTICE, WARNING, Journal
 from ctfw.service.kinds import (
     LAST_GOOD,
@@ -124,8 +124,8 @@ class Reloading:
         self._wanted: deque[_Request] = deque()  # one a client, and one for all signals that wait
         self._ending: _Ending | None = None
         self._to_keep: Later | None = None
-        self._over: list[Rule] = []  # rules that have had their time, and when the last of them had
-        self._over_since = 0
+        self._over: list[config.Config] = []  # have had their time
+        self._gathered: deque[tuple[int, list[object]]] = deque()  # what is left of those, and since when
         self.panic = Panic(engine, journal)
         self._engine = engine
         self._aside = aside
@@ -215,8 +215,7 @@ class Reloading:
 
     def _confirm(self, params: dict[str, Any], session: Session) -> Later:
         """Keeps the rules on trial; answered when they are on the disk."""
-        former = self._the_trial(params).former
-        self._bury(former.ruleset.every)
+        self._over.append(self._the_trial(params).former)
         self.trial = None
         self.trials["confirmed"] += 1
         self._journal.log(f"rules confirmed: uid={session.peer.uid} {self._facts()}", NOTICE, kind=RELOAD_CONFIRMED)
@@ -295,12 +294,13 @@ class Reloading:
         former = self.config
         floor = (former.ruleset.floor, former.ruleset.floor_means)
         since = self.since
+        self._aside.run(lambda: new.ruleset.find_ancestors(former.ruleset, breathe))
         problems += self._put_in_force(new)
         if request.confirm:
             until = time.monotonic_ns() + request.confirm * SECOND
             self.trial = _Trial(new.ruleset.generation, until, former, floor, since)
         else:
-            self._bury(former.ruleset.every)
+            self._over.append(former)
             self._to_keep = Later()
         return problems
 
@@ -329,16 +329,17 @@ class Reloading:
                 ending.answer.done({"generation": self.config.ruleset.generation})
 
     def _roll_back(self, trial: _Trial, why: str) -> None:
-        tried = self.config.ruleset
-        old = trial.former.ruleset
+        over = self.config
+        tried, old = over.ruleset, trial.former.ruleset
         for members in old.sets.values():
             if members.name in tried.sets:
                 members.clear()  # what it has now, the tried rules have had since
+        self._aside.run(lambda: old.find_ancestors(tried, breathe))
         self._put_in_force(trial.former)
         old.floor, old.floor_means = trial.floor
         self.since = trial.since
         self.trials["rolled_back"] += 1
-        self._bury(tried.every)
+        self._over.append(over)
         kill = tried.existing == KILL
         self._journal.log(f"the old rules are back: {why}: {self._facts()}", WARNING, kind=ROLLED_BACK)
         self._notifier.status(self._facts())
@@ -359,23 +360,17 @@ class Reloading:
         self.begun = Begun(self.config)
         told.done({"generation": generation, "warnings": [f"not kept for a restart: {why}"] if why else []})
 
-    def _bury(self, rules: list[Rule]) -> None:
-        self._over += rules
-        self._over_since = time.monotonic_ns()
-
     def _let_go(self) -> None:
-        """Frees the rules that are over one by one: ten thousand at once would keep the packets waiting.
+        """Frees what is over in pieces: ten thousand rules at once would keep the packets waiting.
 
         A moment later, for until the next tick others may look at them, and then it would be they who free them.
         """
-        over = self._over
-        if over and time.monotonic_ns() - self._over_since > MOURNING:
-            self._aside.run(lambda: _free(over))
-
-
-def _free(rules: list[Rule]) -> None:
-    while rules:
-        rules.pop()
+        while self._over:
+            over = self._over.pop()
+            self._gathered.append((time.monotonic_ns(), self._aside.run(lambda over=over: gather([over]))))  # type: ignore[misc]
+        while self._gathered and time.monotonic_ns() - self._gathered[0][0] > MOURNING:
+            remains = self._gathered.popleft()[1]
+            self._aside.run(lambda remains=remains: let_go(remains))  # type: ignore[misc]
 
 
 def _look_again(tracker: ConnTrack, generation: int, kill: bool, now: int) -> None:

@@ -19,6 +19,7 @@ from ctfw import config, reason
 from ctfw.config import Config, ConfigError, Problem, Stored
 from ctfw.config.packet_words import Wording
 from ctfw.config.problems import did_you_mean, quote
+from ctfw.config.remains import gather, let_go
 from ctfw.config.tests_section import RuleTest, Spot, Step
 from ctfw.conntrack.state import state_name
 from ctfw.conntrack.tracker import ConnTrack
@@ -63,22 +64,25 @@ class Played:
         return any(outcome.wrong for outcome in self.outcomes)
 
 
-def load(path: str, stored: Stored | None = None) -> Config:
-    """The configuration, when its tests pass; from what was ``stored`` of it, if that is given.
+def load(path: str, stored: Stored | None = None, softly: bool = False) -> Config:
+    """The configuration, when its tests pass; from what was ``stored`` of it, if that is given. ``softly``: see load.
 
     Raises ConfigError as ``config.load``, or with what the tests found.
     """
     for _ in range(_TRIES):
         begun = time.time_ns()
-        tried = config.load(path, stored=stored)
+        tried = config.load(path, stored=stored, softly=softly)
         if not tried.tests:
             return tried
-        found = problems(tried, run(tried))
+        found, warnings, files = problems(tried, run(tried)), tried.warnings, tried.files
+        gathered = gather([tried]) if softly else []
+        del tried
+        let_go(gathered)
         if found:
-            raise ConfigError([*tried.warnings, *found])
-        loaded = config.load(path, stored=stored)
+            raise ConfigError([*warnings, *found])
+        loaded = config.load(path, stored=stored, softly=softly)
         settled = all(_changed(name) < begun - _SETTLED for name in loaded.files)
-        if stored is not None or (loaded.files == tried.files and settled):
+        if stored is not None or (loaded.files == files and settled):
             return loaded
         time.sleep(_SETTLED / SECOND)
     raise ConfigError([Problem(path, 0, 0, "error", "changes while it is read", "try again")])

@@ -28,7 +28,7 @@ class Prepare:
     def load(self, path: str, stored: config.Stored | None = None) -> config.Config:
         """What is ready, once; else the file. Raises as config.load."""
         ready, self._ready = self._ready, None
-        return self.fit(ready if ready is not None else rule_tests.load(path, stored))
+        return self.fit(ready if ready is not None else rule_tests.load(path, stored, softly=True))
 
     def prepare(self, params: dict[str, Any], session: Session) -> Later:
         """Loads the file; the answer, when that is done, has the warnings, or is an error with all that is wrong."""
@@ -46,7 +46,7 @@ class Prepare:
         while self._wanted:
             path, later = self._wanted.pop(0)
             try:
-                self._ready = aside.run(lambda path=path: rule_tests.load(path, None))  # type: ignore[misc]
+                self._ready = aside.run(lambda path=path: rule_tests.load(path, softly=True))  # type: ignore[misc]
                 later.done({"warnings": [config.render(problem) for problem in self._ready.warnings]})
             except Abandoned:
                 return
