@@ -22,7 +22,7 @@ put into the socket (it dropped that one itself). Packets beyond the queue's len
 
 Clock: read once per ``process``, here and nowhere below. This module knows nothing of rules, logs or files; whoever
 wants to see the packets sets ``record``, ``telling`` (those that say something about their connection) or ``log``. It
-holds the daemon's only ``except Exception``.
+holds the only ``except Exception`` on the way of a packet.
 """
 
 import errno

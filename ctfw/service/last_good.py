@@ -64,10 +64,13 @@ class LastGood:
         self.directory = directory
 
     def begin(self, path: str, load: Callable[[str, Stored | None], Config]) -> Begun:
-        """The configuration to start with. Raises ConfigError or OSError when there is none."""
+        """The configuration to start with. Raises ConfigError or OSError when there is none.
+
+        A mistake of ours in reading the file is as bad as one in it: then, too, it is the last good one.
+        """
         try:
             loaded = load(path, None)
-        except (ConfigError, OSError) as error:
+        except Exception as error:
             found = self._load_good(load)
             if found is None:
                 raise
@@ -175,10 +178,12 @@ def _unlink(path: str) -> None:
         sync_directory(path)
 
 
-def _first(error: ConfigError | OSError) -> str:
+def _first(error: Exception) -> str:
     """One line of what is wrong with the file."""
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}"
+    if not isinstance(error, ConfigError):
+        return f"internal error: {type(error).__name__}: {error}"
     wrong = [problem for problem in error.problems if problem.severity == "error"]
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     return f"{wrong[0].where()}: {wrong[0].message}{more}" if wrong else "the file has errors"

@@ -282,6 +282,9 @@ class Reloading:
             return error.problems
         except OSError as error:
             return [config.Problem(self.path, 0, 0, "error", f"cannot be read: {error.strerror}")]
+        except Exception as error:  # a mistake of ours in reading a file must not end the firewall that there is
+            text = f"internal error: {type(error).__name__}: {error}"
+            return [config.Problem(self.path, 0, 0, "error", text)]
         problems = list(new.warnings)
         if request.confirm:
             generation = int(self.config.ruleset.generation) + 1
