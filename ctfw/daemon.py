@@ -4,11 +4,11 @@ Owns the selector and what hangs on it (queue, control socket, signals), the tic
 order of start and stop. What each of them does is in its own file; here is only when.
 
 Life-cycle: everything that can fail is made first (rules, record file, control socket, queue), so that a start that
-fails has not yet touched a packet; then READY. A turn of the loop reads at most BUDGET packets, serves at most one
-request of one client, and ticks when TICK has passed. The end (SIGTERM, SIGINT): the packets that wait are judged, the
-last verdicts sent, and then our hold on the queue is given up. Every packet that was read is answered, the last line of
-the log proves it by received=answered; what comes after the last read waits for the next daemon if systemd keeps the
-queue (service/handover.py), else the kernel drops it as it does with any queue that ends.
+fails has not yet touched a packet; then READY. A turn judges packets until something else wants one (loop.py), serves
+at most one request of one client, and ticks when TICK has passed. The end (SIGTERM, SIGINT): the packets that wait are
+judged, the last verdicts sent, and then our hold on the queue is given up. Every packet that was read is answered, the
+last line of the log proves it by received=answered; what comes after the last read waits for the next daemon if systemd
+keeps the queue (service/handover.py), else the kernel drops it as it does with any queue that ends.
 
 The watchdog is fed only for progress: since the last time verdicts went out, or the queue was seen empty. A loop that
 merely turns does not count.
