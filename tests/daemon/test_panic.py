@@ -36,11 +36,11 @@ def test_panic_shuts_everything_and_off_opens_it_again(net: Network, tmp_path: P
             told = client.call("status")
         assert 0 < told["rules"]["panic"]["seconds"] <= 60
         assert told["rules"]["generation"] == 0
-        assert "PANIC: everything is dropped for 60 s: uid=0" in daemon.log()
+        wait_until(lambda: "PANIC: everything is dropped for 60 s: uid=0" in daemon.log())
         daemon.notice("STATUS=PANIC")
         daemon.ctfw("panic", "off")
         wait_until(good.answered)
-        assert "panic is over" in daemon.log()
+        wait_until(lambda: "panic is over" in daemon.log())
 
 
 def test_panic_ends_by_itself(net: Network, tmp_path: Path) -> None:
@@ -69,12 +69,13 @@ def test_a_crash_does_not_end_it_and_a_restart_does(net: Network, tmp_path: Path
             daemon.process.wait()
         after(tmp_path)
         with Running(net, tmp_path) as daemon:
-            assert re.search(r"PANIC goes on, everything is dropped for (60|5\d) s: ", daemon.log())
+            wait_until(lambda: re.search(r"PANIC goes on, everything is dropped for (60|5\d) s: ", daemon.log()))
             assert not good.answered()
             daemon.stop()
         after(tmp_path)
         with Running(net, tmp_path) as daemon:
             wait_until(good.answered)
+            wait_until(lambda: "started: " in daemon.log())
             assert "PANIC" not in daemon.log()
 
 

@@ -60,5 +60,9 @@ def test_the_running_daemon_is_asked(net: Network, tmp_path: Path) -> None:
         said = daemon.ctfw("explain", "--live", f"udp {SERVER}:{SHUT} > {CLIENT}:{port}").stdout
         assert "connection   none is known" in said and "verdict      drop by 'policy forward'" in said
         after = daemon.stats()
-        counts = [[(rule["name"], rule["packets"]) for rule in stats["rules"]] for stats in (before, after)]
-        assert counts[0] == counts[1] and before["conntrack"] == after["conntrack"]
+        # The gateway itself tells its neighbours of its multicast groups when it likes.
+        counts = [
+            [(rule["name"], rule["packets"]) for rule in stats["rules"] if rule["name"] != "policy output"]
+            for stats in (before, after)
+        ]
+        assert counts[0] == counts[1] and before["conntrack"]["insert"] == after["conntrack"]["insert"]

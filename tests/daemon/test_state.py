@@ -37,7 +37,7 @@ def test_a_clean_end_leaves_the_table_to_the_next_daemon(net: Network, tmp_path:
         assert (tmp_path / "connections").stat().st_mode & 0o777 == 0o600
         with Running(net, again(tmp_path, "2"), "--state", str(tmp_path), rules=STRICT) as daemon:
             assert path.answered()
-            assert "as=picked up" in daemon.log()
+            wait_until(lambda: "as=picked up" in daemon.log())
             assert daemon.stats()["queue"]["errors"] == 0
         with Running(net, again(tmp_path, "3"), rules=STRICT):
             assert not path.arrives()  # without a state directory nothing is known
@@ -83,4 +83,4 @@ def test_a_state_directory_that_cannot_be_written_is_told_and_nothing_else_happe
     (tmp_path / "connections.new").mkdir()
     with Running(net, again(tmp_path, "1"), "--state", str(tmp_path)) as daemon:
         daemon.stop()
-        assert f"connections not saved: {tmp_path}/connections.new: Is a directory" in daemon.log()
+        wait_until(lambda: f"connections not saved: {tmp_path}/connections.new: Is a directory" in daemon.log())

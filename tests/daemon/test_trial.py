@@ -61,7 +61,7 @@ def test_rules_that_are_confirmed_stay(net: Network, tmp_path: Path) -> None:
         assert status(daemon)["trial"] is None
         assert status(daemon)["trials"] == {"confirmed": 1, "rolled_back": 0}
         wait_until(new.answered)
-        assert "rules confirmed: uid=0" in daemon.log()
+        wait_until(lambda: "rules confirmed: uid=0" in daemon.log())
         assert "no such rules are on trial" in daemon.ctfw("reload", "--confirmed", code=1).stderr
 
 

@@ -227,7 +227,7 @@ def test_when_one_ends_all_do_and_nobody_is_left(net: Network, tmp_path: Path, n
         pids = [worker["pid"] for worker in call(daemon, "status")["workers"]]
         os.kill(pids[1], number)
         assert daemon.process.wait(PATIENCE) == 1
-        assert f"worker 1 ended: pid={pids[1]}" in daemon.log()
+        wait_until(lambda: f"worker 1 ended: pid={pids[1]}" in daemon.log())
         wait_until(lambda: not any(map(is_running, pids)))
         assert not list(tmp_path.glob("control.sock*"))
 
@@ -440,4 +440,4 @@ def test_an_error_that_ends_a_worker_is_told(net: Network, tmp_path: Path) -> No
     with Running(net, tmp_path, rules=WORKERS, changed=["self._reloading.ask = None"]) as daemon:
         os.kill(call(daemon, "status")["workers"][1]["pid"], signal.SIGHUP)
         assert daemon.process.wait(PATIENCE) == 1
-        assert "TypeError: 'NoneType' object is not callable" in daemon.log()
+        wait_until(lambda: "TypeError: 'NoneType' object is not callable" in daemon.log())
