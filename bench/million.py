@@ -28,6 +28,7 @@ from engine import new_engine
 from report import Row, emit
 from timing import ACK, SECOND, SYN, SYN_ACK, once, tcp, udp
 
+from ctfw.config import Stored
 from ctfw.conntrack.settings import Settings
 from ctfw.engine import Engine
 from ctfw.packet import FORWARD
@@ -170,7 +171,7 @@ def pauses(proto: str, count: int) -> dict[str, float]:
 def snapshot(engine: Engine) -> float:
     """The longest step of putting the whole table on record, four times: what was there before goes first."""
     logs = [os.memfd_create(f"log-{number}") for number in range(2)]
-    saving = Saving(engine, logs, 0, b"a boot", dict)
+    saving = Saving(engine, logs, 0, b"a boot", Stored)
     saving.begin(time.monotonic_ns())
     most = longest(lambda: saving.step(time.monotonic_ns()), lambda _: saving.complete >= 3)
     for log in logs:

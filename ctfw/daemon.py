@@ -42,7 +42,7 @@ from ctfw.nfqueue import Queue
 from ctfw.ruleset.verdict import ACCEPT, DROP
 from ctfw.service import directions, metrics, status
 from ctfw.service.alarms import Alarms, watch_packets
-from ctfw.service.aside import Aside
+from ctfw.service.aside import Abandoned, Aside
 from ctfw.service.audit import Audit
 from ctfw.service.control import Control
 from ctfw.service.descriptors import Descriptors
@@ -244,6 +244,9 @@ class Daemon:
                 self._reloading.work()
                 if self._team is not None:
                     self._team.work(self._aside)
+                if self._heat.is_behind():
+                    with contextlib.suppress(Abandoned):
+                        self._aside.run(self._heat.follow)
         finally:
             self._stop()
         return 0
@@ -270,7 +273,7 @@ class Daemon:
         gc.disable()
         gc.collect()
         gc.freeze()
-        self._keeper.restore(self.engine, lambda: self._reloading.config.stored.files, is_seamless=self._kernel.adopted)
+        self._keeper.restore(self.engine, lambda: self._reloading.config.stored, is_seamless=self._kernel.adopted)
         self._reloading.panic.begin(file_of(os.path.dirname(self._control.path), self._number))
         if self._kernel.adopted:
             self.queue.resume(*self._kernel.settle())

@@ -8,6 +8,7 @@ What was read is kept (``Stored``), so that the same configuration can be had ag
 """
 
 import glob
+import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from ctfw.config.problems import Place, Report, quote
 from ctfw.config.values import Wrong
 
 MAX_FILES = 1000
+_PIECE = 1 << 16  # bytes that are worked on in a moment
 
 
 @dataclass
@@ -25,6 +27,20 @@ class Stored:
 
     files: dict[str, bytes] = field(default_factory=dict)
     patterns: dict[str, list[str]] = field(default_factory=dict)
+    _digest: bytes = field(default=b"", repr=False, compare=False)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the files' names and texts; worked out once, in pieces that a signal may interrupt."""
+        if not self._digest:
+            total = hashlib.sha256()
+            for path, text in self.files.items():
+                total.update(os.fsencode(path) + b"\0")
+                of_one = hashlib.sha256()
+                for at in range(0, len(text), _PIECE):
+                    of_one.update(text[at : at + _PIECE])
+                total.update(of_one.digest())
+            self._digest = total.digest()
+        return self._digest
 
 
 class Files:

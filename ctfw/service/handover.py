@@ -24,9 +24,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from ctfw.config import Stored
 from ctfw.engine import Engine
 from ctfw.service.boot import boot_id
 from ctfw.service.descriptors import Descriptors
@@ -35,7 +36,7 @@ from ctfw.service.kernel_queue import KernelQueue, QueueError
 from ctfw.service.kinds import STATE_NOT_SAVED, STATE_REFUSED, TAKEN_OVER
 from ctfw.service.notify import Notifier
 from ctfw.service.restoring import restore
-from ctfw.service.saving import Saving, digest
+from ctfw.service.saving import Saving
 from ctfw.service.snapshot import MOST_BYTES, Log, SnapshotError, read_log
 from ctfw.service.whole_file import replacing
 
@@ -124,7 +125,7 @@ class TableKeeper:
                 notifier.keep(name, log)
             self._logs.append(log)
 
-    def restore(self, engine: Engine, files: Callable[[], Mapping[str, bytes]], is_seamless: bool) -> None:
+    def restore(self, engine: Engine, stored: Callable[[], Stored], is_seamless: bool) -> None:
         """Fills the empty table. ``is_seamless``: no packet can have passed since the last daemon ended."""
         if not self._is_active:
             return
@@ -138,7 +139,7 @@ class TableKeeper:
         if useful:
             try:
                 now = time.monotonic_ns()
-                done = restore(useful, engine, now, time.time_ns(), self._boot, is_exact, digest(files()))
+                done = restore(useful, engine, now, time.time_ns(), self._boot, is_exact, stored().digest())
             except SnapshotError as error:
                 self._refuse("connections of the daemon before", error)
             else:
@@ -148,7 +149,7 @@ class TableKeeper:
                     f" left_out={done.left_out} as={'they were' if is_exact else 'picked up'} ms={milliseconds}"
                 )
                 self._journal.log(text, NOTICE, kind=TAKEN_OVER)
-        self._saving = Saving(engine, self._logs, cycle, self._boot, files)
+        self._saving = Saving(engine, self._logs, cycle, self._boot, stored)
         try:
             self._saving.begin(begun)
         except OSError as error:

@@ -2,8 +2,8 @@
 
 Rules only count. Now and then the counters of all of them are written down, PART rules a tick so that ten thousand
 cost no packet its time, and the heat is the difference between now and then. After a reload the history begins anew,
-with all of them at once, which is milliseconds for ten thousand: not in the turn of the reload, which has enough to do,
-but at the next tick, or when somebody asks. The counters themselves live on (``Ruleset.succeed``). Beside it: since
+with all of them at once, which is ten milliseconds for ten thousand: the daemon does that aside, or who asks before
+does. Until then no counters are written down. The counters themselves live on (``Ruleset.succeed``). Beside it: since
 which generation there is a rule of that name.
 """
 
@@ -42,30 +42,35 @@ class Heat:
         self.renew(now)
 
     def change(self, now: int) -> None:
-        """Other rules are in force; they are followed from the next tick on, or when somebody asks before."""
+        """Other rules are in force; they are followed as soon as somebody says ``follow``."""
         self._changed = now
 
+    def is_behind(self) -> bool:
+        """True while the rules in force are not those that it follows."""
+        return self._changed >= 0
+
     def follow(self) -> None:
-        """From now on ``rules`` are those in force."""
+        """From now on ``rules`` are those in force. May be interrupted by others who want the same."""
         if self._changed >= 0:
             self.renew(self._changed)
 
     def renew(self, now: int) -> None:
         """Follows the rules in force anew: they are others, or their counters were set back."""
-        self._changed = -1
         ruleset = self._engine.ruleset
-        self.rules: list[Rule] = [*ruleset.every, *ruleset.policies.values()]
-        self._places = {rule: place for place, rule in enumerate(self.rules)}
-        self._since = {rule.name: self._since.get(rule.name, ruleset.generation) for rule in self.rules}
-        self._samples: deque[Sample] = deque(maxlen=LONG // INTERVAL + 2)
-        self._growing: Sample | None = None
+        rules: list[Rule] = [*ruleset.every, *ruleset.policies.values()]
+        places = {rule: place for place, rule in enumerate(rules)}
+        since = {rule.name: self._since.get(rule.name, ruleset.generation) for rule in rules}
         first = Sample(now, self._total())
-        first.packets.extend([rule.packets for rule in self.rules])
-        self._samples.append(first)
+        first.packets.extend([rule.packets for rule in rules])
+        self.rules, self._places, self._since = rules, places, since
+        self._samples: deque[Sample] = deque([first], maxlen=LONG // INTERVAL + 2)
+        self._growing: Sample | None = None
+        self._changed = -1
 
     def tick(self, now: int) -> None:
         """Writes down the next counters, when it is time."""
-        self.follow()
+        if self.is_behind():
+            return
         growing = self._growing
         if growing is None:
             if now - self._samples[-1].time < INTERVAL:

@@ -298,6 +298,7 @@ class Reloading:
         floor = (former.ruleset.floor, former.ruleset.floor_means)
         since = self.since
         self._aside.run(lambda: new.ruleset.find_ancestors(former.ruleset, breathe))
+        self._aside.run(new.stored.digest)  # the next tick wants it
         problems += self._put_in_force(new)
         if request.confirm:
             until = time.monotonic_ns() + request.confirm * SECOND

@@ -16,17 +16,16 @@ Bounded: a log by MOST_BYTES, beyond which the cycle is given up and said so; ti
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from ctfw.config import Stored
 from ctfw.conntrack.conn import Conn
 from ctfw.conntrack.image import call_to_bytes, conn_to_bytes, expectation_to_bytes
 from ctfw.conntrack.state import DYING
 from ctfw.engine import Engine
-from ctfw.ruleset.ruleset import Ruleset
 from ctfw.service.snapshot import (
     CALLS,
     COMPLETE,
@@ -59,7 +58,7 @@ SHARDS_A_TICK: Final = 26  # all of them in a second
 class Saving:
     """``logs`` are two descriptors to write to; ``cycle`` is the number of the first one, and says which is begun.
 
-    ``files`` are those that the rules in force were read from, by path; ``clock`` is that of the packets.
+    ``stored`` is what the rules in force were read from; ``clock`` is that of the packets.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Saving:
         logs: Sequence[int],
         cycle: int,
         boot: bytes,
-        files: Callable[[], Mapping[str, bytes]],
+        stored: Callable[[], Stored],
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.complete = -1  # the number of the last cycle that came to its end
@@ -76,11 +75,9 @@ class Saving:
         self._logs = logs
         self._cycle = cycle
         self._boot = boot
-        self._files = files
+        self._stored = stored
         self._clock = clock
         self._writer = os.urandom(WRITER_SIZE)
-        self._ruleset: Ruleset | None = None
-        self._digest = b""
         self._work: Iterator[None] | None = None
         self._begun = 0
         self._sizes = dict.fromkeys(logs, 0)
@@ -220,10 +217,7 @@ class Saving:
         """What is there beside connections: the rules' numbers, what is expected, the calls."""
         self._noted = now
         ruleset = self._engine.ruleset
-        if ruleset is not self._ruleset:
-            self._ruleset = ruleset
-            self._digest = digest(self._files())
-        note = RulesNote(ruleset.generation, ruleset.floor, ruleset.floor_means, self._digest)
+        note = RulesNote(ruleset.generation, ruleset.floor, ruleset.floor_means, self._stored().digest())
         self._frame(log, RULES, 0, note.to_bytes(), now)
         tracker = self._engine.tracker
         expected = [one for one in tracker.expectations() if not one.is_over(now)]
@@ -241,12 +235,3 @@ class Saving:
             raise OSError(f"more than {MOST_BYTES} bytes")
         while data:
             data = data[os.write(log, data) :]
-
-
-def digest(files: Mapping[str, bytes]) -> bytes:
-    """A digest of the files' names and texts."""
-    total = hashlib.sha256()
-    for path, text in files.items():
-        total.update(os.fsencode(path) + b"\0")
-        total.update(hashlib.sha256(text).digest())
-    return total.digest()

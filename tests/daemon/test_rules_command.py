@@ -183,6 +183,19 @@ def test_heat_is_about_the_last_seconds() -> None:
     assert len(heat._samples) <= 14
 
 
+def test_heat_follows_other_rules_when_it_is_told_to_and_not_at_a_tick() -> None:
+    one, other = engine(), engine()
+    heat = Heat(one, 0)
+    one.ruleset = other.ruleset
+    heat.change(SECOND)
+    heat.tick(10 * SECOND)
+    assert heat.is_behind()
+    assert heat.rules[0] is not other.ruleset.rules[0]
+    heat.follow()
+    assert not heat.is_behind()
+    assert heat.rules[0] is other.ruleset.rules[0]
+
+
 def test_heat_starts_anew_with_other_rules_and_after_a_reset() -> None:
     one = engine()
     heat = Heat(one, 0)

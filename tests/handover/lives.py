@@ -7,6 +7,7 @@ from typing import Final
 
 from engine.conversation import Gateway
 
+from ctfw.config import Stored
 from ctfw.conntrack.tracker import ConnTrack
 from ctfw.engine import Engine
 from ctfw.packet import FORWARD
@@ -46,7 +47,7 @@ def saving(gateway: Gateway) -> Iterator[tuple[Saving, Record]]:
     """Somebody who puts the gateway's table on record, by the gateway's own clock: one step is a whole cycle."""
     record = Record()
     try:
-        yield Saving(gateway.engine, record.descriptors, 0, BOOT, dict, lambda: gateway.now), record
+        yield Saving(gateway.engine, record.descriptors, 0, BOOT, Stored, lambda: gateway.now), record
     finally:
         record.close()
 

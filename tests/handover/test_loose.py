@@ -10,6 +10,7 @@ from handover.lives import BOOT, OTHER_BOOT, RULES, UNIX, exact_log, reborn, sav
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctfw.config import Stored
 from ctfw.conntrack.image import FORMAT, conn_of_bytes, conn_to_bytes
 from ctfw.conntrack.settings import FTP, PPTP, SIP, TFTP
 from ctfw.conntrack.state import ASSURED
@@ -180,7 +181,7 @@ def test_young_connections_are_on_record_before_their_turn() -> None:
         return clock[0]
 
     with saving(gateway) as (_, record):
-        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, dict, ticking)
+        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, Stored, ticking)
         saver.begin(gateway.now)
         steps = 0
         while record.logs()[0].last(CONNECTIONS) is None or steps < 12:  # more than a second of ticks
@@ -206,7 +207,7 @@ def test_it_takes_its_time_from_the_loop_in_slices() -> None:
     for port in range(20000):
         Udp(gateway, sport=10000 + port).client()
     with saving(gateway) as (_, record):
-        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, dict)
+        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, Stored)
         longest = []
         saver.begin(time.monotonic_ns())
         while saver.complete < 0:
@@ -226,7 +227,7 @@ def test_the_memory_of_a_log_that_is_out_of_date_is_given_back_in_slices() -> No
         return clock[0]
 
     with saving(gateway) as (_, record):
-        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, dict, ticking)
+        saver = Saving(gateway.engine, record.descriptors, 0, BOOT, Stored, ticking)
         saver.begin(gateway.now)
         while saver.complete < 0:
             saver.step(clock[0])
