@@ -62,7 +62,9 @@ class Aside:
         finally:
             self.is_busy = False  # an interrupt that is under way finds nothing to do
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            # Never to the default, which ends the process: an alarm may still be on its way through another thread.
+            if callable(before):
+                signal.signal(signal.SIGALRM, before)
             self.longest = max(self.longest, time.monotonic_ns() - self._resumed)
 
     def abandon(self) -> None:

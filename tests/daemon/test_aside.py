@@ -1,5 +1,6 @@
 """Long work beside the loop: the loop turns meanwhile, and both end well whatever happens in either."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -30,9 +31,7 @@ def test_the_loop_turns_while_the_work_goes_on() -> None:
 def test_nothing_interrupts_when_the_work_is_over() -> None:
     turns: list[int] = []
     aside = Aside(lambda: turns.append(1))
-    before = signal.getsignal(signal.SIGALRM)
     aside.run(lambda: busy_until(lambda: bool(turns)))
-    assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     after = len(turns)
     end = time.monotonic() + 0.01
@@ -73,3 +72,12 @@ def test_a_wait_of_the_work_for_another_thread_does_not_stop_the_loop() -> None:
     aside = Aside(lambda: turns.append(1))
     aside.run(lambda: time.sleep(0.05))
     assert len(turns) >= 5
+
+
+def test_an_alarm_that_comes_late_does_not_end_the_process() -> None:
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    try:
+        Aside(lambda: None).run(lambda: None)
+        os.kill(os.getpid(), signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
