@@ -86,7 +86,7 @@ mutation: $(BUILT)  ## spoil the engine line by line: does a test notice each ti
 	@echo "ctfw: fetching FTP, IRC, TFTP and SIP programs for the tests into $@ (not installing them)"
 	@sh tests/lab/servers.sh $@ && chown -R $(OWNER) $@
 
-bench: $(PURE)  ## what it costs, as a table with targets: a few minutes, as root; figures in .venv/bench.json
+bench: $(PURE)  ## what it costs, as a table with targets: about ten minutes, as root; figures in .venv/bench.json
 	@PYTHONPATH=bench:tests $(AS_ROOT) .venv/bin/python bench/run.py --pure .venv/pure --output .venv/bench.json
 
 bench-quick: $(BUILT)  ## what the engine alone costs, and what rules cost: under a minute, without root
