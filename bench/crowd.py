@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from candidates import Programs, compile_programs, firewall, serving
+from gateway import DATAGRAMS, RATE, SIZE, expect
 from report import Row, emit
 
 from lab.net import SERVER, Network, why_not
@@ -24,9 +25,6 @@ from lab.net import SERVER, Network, why_not
 FEW: Final = 1_000
 FIRST: Final = "198.18.0.0"  # of the addresses behind which the crowd lives: RFC 2544, page 12
 BEHIND: Final = f"{FIRST}/16"
-SIZE: Final = 64 - 28
-DATAGRAMS: Final = 150_000  # a round
-RATE: Final = 150_000  # a second
 
 
 class Gateway:
@@ -45,7 +43,7 @@ class Gateway:
         for process in (mirror, self._crowd):
             stack.callback(process.wait)
             stack.callback(process.kill)
-            self._expect(process, "ready")
+            expect(process, "ready")
 
     def cost(self) -> float:
         """Nanoseconds of processor time for a datagram."""
@@ -54,15 +52,9 @@ class Gateway:
         assert self._crowd.stdin is not None
         self._crowd.stdin.write(f"{DATAGRAMS} {RATE}\n")
         self._crowd.stdin.flush()
-        self._expect(self._crowd, "sent")
+        expect(self._crowd, "sent")
         self._server.wait_until_idle()
         return (self._server.nanoseconds() - time) / (self._server.packets() - packets)
-
-    def _expect(self, process: "subprocess.Popen[str]", word: str) -> None:
-        assert process.stdout is not None
-        said = process.stdout.readline().strip()
-        if said != word:
-            raise RuntimeError(f"traffic said {said!r} instead of {word!r}")
 
 
 def main() -> int:

@@ -65,7 +65,7 @@ class Stage:
         process = start((self._programs.traffic, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         stack.callback(process.wait)
         stack.callback(process.kill)
-        _expect(process, "ready")
+        expect(process, "ready")
         return process
 
     def cost(self, rate: int) -> float:
@@ -75,7 +75,7 @@ class Stage:
         assert self._load.stdin is not None
         self._load.stdin.write(f"{DATAGRAMS} {rate}\n")
         self._load.stdin.flush()
-        _expect(self._load, "sent")
+        expect(self._load, "sent")
         self.server.wait_until_idle()
         return (self.server.nanoseconds() - time) / (self.server.packets() - packets) / 1000
 
@@ -87,7 +87,8 @@ class Stage:
         ]
 
 
-def _expect(process: "subprocess.Popen[str]", word: str) -> None:
+def expect(process: "subprocess.Popen[str]", word: str) -> None:
+    """Waits for the traffic program to say this. Raises RuntimeError when it says something else."""
     assert process.stdout is not None
     said = process.stdout.readline().strip()
     if said != word:
