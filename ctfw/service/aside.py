@@ -10,7 +10,10 @@ What an interrupt cannot reach is a single long step in C (a sort, freeing a lar
 for signals between its own instructions only. Compiled work takes a function ``breathe`` for that (ruleset/breath.py),
 and what is freed goes in pieces (config/remains.py). ``longest`` tells how long the loop waited at most.
 
-One work at a time, begun from outside a turn. ``abandon`` ends it where it is: the loop is to stop.
+One work at a time, begun from outside a turn. ``abandon`` ends it where it is: the loop is to stop. It ends by an
+exception that may come between any two instructions, so the work takes no lock of Python's that would be left half
+taken. Where the instruction is one of a callback (``__del__``, a weak reference) Python drops the exception; so it
+comes again until the work is over.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from types import FrameType
 from typing import Final, TypeVar
 
 SLICE: Final = 0.001  # seconds of work between two turns
+AGAIN: Final = 0.1  # seconds after which work that was given up is given up again
 
 T = TypeVar("T")
 
@@ -50,17 +54,21 @@ class Aside:
         self.longest = 0
         self.is_busy = True
         self._is_abandoned = False
+        self._failure = None
         before = signal.signal(signal.SIGALRM, self._interrupt)
         self._resumed = time.monotonic_ns()
         signal.setitimer(signal.ITIMER_REAL, SLICE)
         try:
-            return work()
+            try:
+                return work()
+            finally:
+                self.is_busy = False  # an interrupt that is under way finds nothing to do
         except Abandoned:
             if self._failure is not None:
                 raise self._failure from None
             raise
         finally:
-            self.is_busy = False  # an interrupt that is under way finds nothing to do
+            self.is_busy = False  # should one have come just ahead of the first
             signal.setitimer(signal.ITIMER_REAL, 0)
             # Never to the default, which ends the process: an alarm may still be on its way through another thread.
             if callable(before):
@@ -75,12 +83,14 @@ class Aside:
         if not self.is_busy:
             return
         self.longest = max(self.longest, time.monotonic_ns() - self._resumed)
-        try:
-            self._turn()
-        except Exception as error:
-            self._failure = error
-            raise Abandoned from error
+        if not self._is_abandoned:
+            try:
+                self._turn()
+            except Exception as error:
+                self._failure = error
+                self._is_abandoned = True
         if self._is_abandoned:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
             raise Abandoned
         self._resumed = time.monotonic_ns()
         signal.setitimer(signal.ITIMER_REAL, SLICE)

@@ -15,12 +15,12 @@ file that is damaged is the same as none.
 
 from __future__ import annotations
 
+import _thread
 import base64
 import contextlib
 import hashlib
 import json
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,19 +151,27 @@ def fingerprint(stored: Stored) -> str:
 
 
 def _in_a_thread(work: Callable[[], None]) -> str:
-    """Waits for a thread: unlike the disk, it can be interrupted. What failed, or ""."""
-    failed: list[str] = []
+    """Waits for a thread: unlike the disk, it can be interrupted. What failed, or "".
+
+    Not one of `threading`: its start and its join take locks in Python, and an interrupt in their midst that gives the
+    work up leaves these neither taken nor free, which ends the daemon; one that starts a thread itself waits for ever.
+    """
+    told: list[str] = []
+    over = _thread.allocate_lock()
+    over.acquire()
 
     def run() -> None:
         try:
             work()
+            told.append("")
         except OSError as error:
-            failed.append(f"{error.filename}: {error.strerror}")
+            told.append(f"{error.filename}: {error.strerror}")
+        finally:
+            over.release()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    return failed[0] if failed else ""
+    _thread.start_new_thread(run, ())
+    over.acquire()
+    return told[0] if told else "internal error"
 
 
 def _write_whole(path: str, text: dict[str, Any]) -> None:

@@ -81,3 +81,34 @@ def test_an_alarm_that_comes_late_does_not_end_the_process() -> None:
         os.kill(os.getpid(), signal.SIGALRM)
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_work_is_given_up_even_when_python_drops_the_first_word_of_it() -> None:
+    class Last:
+        def __del__(self) -> None:
+            busy_until(lambda: bool(turns))
+            sum(range(1000))
+
+    def turn() -> None:
+        turns.append(1)
+        aside.abandon()
+
+    def work() -> None:
+        Last()  # what is raised in the end of an object is dropped
+        busy_until(lambda: False)
+
+    turns: list[int] = []
+    aside = Aside(turn)
+    with pytest.raises(Abandoned):
+        aside.run(work)
+    assert turns == [1]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_the_loops_failure_comes_out_even_then() -> None:
+    def turn() -> None:
+        raise OSError("the queue is gone")
+
+    with pytest.raises(OSError, match="the queue is gone"):
+        Aside(turn).run(lambda: busy_until(lambda: False))
