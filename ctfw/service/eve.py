@@ -118,7 +118,8 @@ def drop_record(judgement: Judgement, indev: str, outdev: str, mark: int, genera
 
 def flow_id(conn: Conn) -> int:
     """The same number for all records of a connection."""
-    digest = hashlib.sha1(conn.key + int(conn.created).to_bytes(8, "big"), usedforsecurity=False).digest()
+    begun = int(conn.created).to_bytes(8, "big", signed=True)  # below zero when it outlived a reboot
+    digest = hashlib.sha1(conn.key + begun, usedforsecurity=False).digest()
     return int.from_bytes(digest[:8], "big") >> 64 - FLOW_ID_BITS
 
 

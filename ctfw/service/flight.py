@@ -48,10 +48,12 @@ MARK: Final = "ctfw-flight"  # what the note of a saved packet begins with
 
 # now, created, octets, packets, length, mark, place, rule, status, captured,
 # verdict, state, direction + 1, reason, helper
-_HEAD: Final = struct.Struct("<QQQIIIHHHHBBBBB")
+# A connection that outlived a reboot was created before this clock began: below zero.
+_HEAD: Final = struct.Struct("<QqQIIIHHHHBBBBB")
 _SIZE: Final = struct.Struct("<I")
 _NOBODY: Final = 0xFFFF  # as a rule
 _CLOSING: Final = 0x07  # FIN, SYN, RST
+_STATUS: Final = 0xFFFF  # the bits of a status that are the kernel's; what is above is noted for ourselves
 
 _pack = _HEAD.pack
 
@@ -167,7 +169,7 @@ class Flight:
         created = octets = packets = status = helper = 0
         conn = judgement.conn
         if conn is not None:
-            status = conn.status
+            status = conn.status & _STATUS
             created = conn.created
             packets = conn.original_packets + conn.reply_packets
             octets = conn.original_bytes + conn.reply_bytes

@@ -141,6 +141,19 @@ def test_flows_of_other_protocols() -> None:
     assert ping["flow"]["state"] == "established"
 
 
+def test_a_flow_that_began_before_the_machine_did() -> None:
+    gateway = Gateway()
+    talk = Udp(gateway)
+
+    def outlive_a_reboot() -> None:
+        talk.client()
+        (conn,) = gateway.conns
+        conn.created = -3600 * SECOND
+
+    (record,) = flows(gateway, outlive_a_reboot)
+    assert record["flow"]["start"].startswith("1969-12-31T23:00:00")  # by flows(), whose clock begins in 1970
+
+
 def test_every_end_has_a_reason_that_suricata_knows() -> None:
     gateway = Gateway(max=1)
 

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 from daemon.fakekernel import BAD, GOOD, engine, udp
+from engine import packets
 
 from ctfw.config.recorder import RecorderSettings
+from ctfw.conntrack.conn import Conn
+from ctfw.conntrack.state import ASSURED, CONFIRMED, OFFLOAD, SEEN_REPLY, TO_OFFLOAD, UPDATED
 from ctfw.engine import Engine
 from ctfw.packet import FORWARD, INPUT
 from ctfw.service.flight import CHUNK, FIRST, FLOOD, MAX_AGE, Flight, Record, unpack
@@ -30,6 +33,13 @@ def records(flight: Flight) -> list[Record]:
     return [record for chunk in flight.chunks() if chunk is not None for record in unpack(chunk)]
 
 
+def only(one: Engine) -> Conn:
+    """The one connection in the table."""
+    table = one.tracker.table
+    (conn,) = [conn for number in range(table.shards) for conn in table.shard(number)]
+    return conn
+
+
 def test_a_record_says_all_that_is_known() -> None:
     one, flight = recorder()
     judge(one, flight, udp(GOOD, 100), 5 * SECOND)
@@ -47,6 +57,31 @@ def test_a_record_says_all_that_is_known() -> None:
     assert (first.verdict, first.state, first.direction, first.rule) == ("accept", 1, 0, "good")
     assert first.note() == "ctfw-flight verdict=accept state=NEW rule=good generation=0"
     assert (second.verdict, second.rule, second.hook, second.indev) == ("drop", "policy input", INPUT, "odd name")
+
+
+def test_a_refused_tcp_connection_is_kept() -> None:
+    one, flight = recorder()
+    judge(one, flight, packets.tcp("10.0.0.1", "10.0.0.2", 40000, 25, "syn"))
+    (record,) = records(flight)
+    assert (record.verdict, record.state, record.status) == ("drop", 1, 0)
+
+
+def test_what_only_ctfw_notes_on_a_connection_is_left_out() -> None:
+    one, flight = recorder()
+    judge(one, flight, udp(GOOD))
+    conn = only(one)
+    conn.status = CONFIRMED | SEEN_REPLY | ASSURED | OFFLOAD | TO_OFFLOAD | UPDATED
+    judge(one, flight, udp(GOOD))
+    assert records(flight)[1].status == CONFIRMED | SEEN_REPLY | ASSURED | OFFLOAD
+
+
+def test_a_connection_that_outlived_a_reboot_is_kept() -> None:
+    one, flight = recorder()
+    judge(one, flight, udp(GOOD), 5 * SECOND)
+    conn = only(one)
+    conn.created = -3600 * SECOND
+    judge(one, flight, udp(GOOD), 6 * SECOND)
+    assert [record.created for record in records(flight)] == [5 * SECOND, -3600 * SECOND]
 
 
 def test_the_middle_of_a_connection_is_left_out() -> None:
