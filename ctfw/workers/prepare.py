@@ -55,6 +55,8 @@ class Prepare:
                 later.done(Refused(FAILED, "the rules have errors; the old ones stay in force", texts))
             except OSError as error:
                 later.done(Refused(FAILED, f"{path}: cannot be read: {error.strerror}"))
+            except Exception as error:  # as in service/reloading.py: it must not end the firewall that there is
+                later.done(Refused(FAILED, f"{path}: internal error: {type(error).__name__}: {error}"))
 
     def fit(self, loaded: config.Config) -> config.Config:
         """Takes out what only one daemon can do, and says so; a file that each writes is each one's own."""
