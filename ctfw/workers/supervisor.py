@@ -53,6 +53,7 @@ SECOND: Final = 1_000_000_000
 TICK: Final = 0.1
 REST: Final = 0.005  # between two looks at work that others do
 PATIENCE: Final = 5 * SECOND  # for the workers to end
+OURS: Final = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _PR_SET_PDEATHSIG: Final = 1
 _MOST_DESCRIPTORS: Final = 8
 
@@ -96,6 +97,7 @@ class Supervisor:
         self._control: Control | None = None
         self._aggregate = Aggregate([f"{options.socket}.{n}" for n in range(self._size)], options.rules)
         self._reload: Generator[None, None, dict[str, Any]] | None = None
+        self._wants_reload = False  # one more, with the file as it is now
         self._stopping = False
         self._deadline = 0  # when workers that have not ended by then are made to
         self._code = 0
@@ -130,9 +132,11 @@ class Supervisor:
                 os.unlink(path)
             notices.bind(path)
             os.chmod(path, 0o600)
+            signal.pthread_sigmask(signal.SIG_BLOCK, OURS)  # else the child would hear its first ones as we do
             pid = os.fork()
             if pid == 0:
                 self._work(number, channels)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
             self._workers.append(_Worker(number, pid, notices))
             self._selector.register(notices, selectors.EVENT_READ, lambda mask, number=number: self._hear(number))
         for channel in channels:
@@ -147,8 +151,9 @@ class Supervisor:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            for ours in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            for ours in OURS:
                 signal.signal(ours, signal.SIG_DFL)  # until the daemon takes them: one must not be lost before
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             for other, channel in enumerate(channels):
                 if other != number:
@@ -206,7 +211,8 @@ class Supervisor:
         self._work_on_reload()
         if self._control is not None:
             self._control.tick(time.monotonic_ns())
-        self._look_after()
+        if not self._stopping:
+            self._look_after()
 
     def _listen(self, seconds: float) -> None:
         for key, mask in self._selector.select(seconds):
@@ -263,7 +269,11 @@ class Supervisor:
 
     def _work_on_reload(self) -> None:
         if self._reload is None:
-            return
+            if not self._wants_reload or self._control is None or self._stopping:
+                return
+            self._wants_reload = False
+            self._notifier.reloading(time.monotonic_ns())
+            self._reload = self._aggregate.reload({})
         try:
             next(self._reload)
         except StopIteration:
@@ -303,7 +313,9 @@ class Supervisor:
                 pid, status = os.waitpid(worker.pid, os.WNOHANG)
                 if pid:
                     worker.pid = 0
-                    self._code = self._code or abs(os.waitstatus_to_exitcode(status))
+                    code = os.waitstatus_to_exitcode(status)
+                    if code != -signal.SIGTERM:  # which is how one ends that has not begun to listen for it
+                        self._code = self._code or abs(code)
                 elif time.monotonic_ns() > self._deadline:
                     os.kill(worker.pid, signal.SIGKILL)
                     self._deadline += PATIENCE
@@ -326,18 +338,17 @@ class Supervisor:
         self._wakeup, self._waker = socket.socketpair()
         for end in (self._wakeup, self._waker):
             end.setblocking(False)
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)  # first: one that comes now is told there
+        for number in OURS:
             signal.signal(number, lambda number, frame: None)
-        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
 
     def _signals(self, mask: int) -> None:
         for number in set(self._wakeup.recv(4096)):
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stopping = True
-            elif number == signal.SIGHUP and self._reload is None and not self._stopping:
-                self._notifier.reloading(time.monotonic_ns())
-                self._reload = self._aggregate.reload({})
+            elif number == signal.SIGHUP:
+                self._wants_reload = True
 
     def _log_exception(self, what: str, error: Exception) -> None:
         self._journal.log(f"{what}: internal error: {type(error).__name__}: {error}", ERROR, kind=INTERNAL_ERROR)

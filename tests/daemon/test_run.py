@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon.running import COMMAND, OPEN, RULES, SHUT, Datagrams, Running, command, wait_until
+from daemon.running import COMMAND, OPEN, PATIENCE, RULES, SHUT, Datagrams, Running, command, wait_until
 
 from ctfw.tools.capture import read
 from lab.net import CLIENT, SERVER, Network
@@ -116,6 +116,17 @@ def test_a_signal_ends_it_under_load_and_no_packet_read_is_unanswered(
         assert last[1] == last[2]
         assert int(last[1]) >= 3000  # what waited was judged
         assert not Path(daemon.control).exists()
+
+
+def test_a_signal_that_comes_as_soon_as_it_is_taken_is_heard(net: Network, tmp_path: Path) -> None:
+    changed = (
+        "import os, signal",
+        "take = signal.signal",
+        "signal.signal = lambda number, handler: (take(number, handler), number == 15 and os.kill(os.getpid(), 15))[0]",
+    )
+    with Running(net, tmp_path, changed=changed) as daemon:
+        assert daemon.process.wait(PATIENCE) == 0
+        wait_until(lambda: "ctfw: stopped: " in daemon.log())
 
 
 @pytest.mark.parametrize("policy", ["accept", "drop"])
