@@ -288,14 +288,26 @@ class Supervisor:
 
     def _look_after(self) -> None:
         """Is everybody still there?"""
+        ended = []
         for worker in self._workers:
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
-                code = os.waitstatus_to_exitcode(status)
-                self._journal.log(f"worker {worker.number} ended: pid={pid} code={code}; all end", ERROR)
                 worker.pid = 0
-                self._code = code if code > 0 else 1
-                self._stopping = True
+                ended.append((worker.number, pid, os.waitstatus_to_exitcode(status)))
+        if ended:
+            self._listen(0)  # a stop may have been told to all at once, and to us before them
+        for number, pid, code in ended:
+            if self._stopping and self._code == 0:
+                self._note_end(code)
+                continue
+            self._journal.log(f"worker {number} ended: pid={pid} code={code}; all end", ERROR)
+            self._code = code if code > 0 else 1
+            self._stopping = True
+
+    def _note_end(self, code: int) -> None:
+        """A worker has ended that was told to. By SIGTERM is how one does that has not begun to listen for it."""
+        if code != -signal.SIGTERM:
+            self._code = self._code or abs(code)
 
     def _stop(self) -> None:
         is_wanted = self._stopping and self._code == 0
@@ -313,9 +325,7 @@ class Supervisor:
                 pid, status = os.waitpid(worker.pid, os.WNOHANG)
                 if pid:
                     worker.pid = 0
-                    code = os.waitstatus_to_exitcode(status)
-                    if code != -signal.SIGTERM:  # which is how one ends that has not begun to listen for it
-                        self._code = self._code or abs(code)
+                    self._note_end(os.waitstatus_to_exitcode(status))
                 elif time.monotonic_ns() > self._deadline:
                     os.kill(worker.pid, signal.SIGKILL)
                     self._deadline += PATIENCE
