@@ -260,6 +260,7 @@ def _open(directory: str, number: int) -> mmap.mmap | None:
         return None
     try:
         os.ftruncate(fd, _FORM.size)
+        os.posix_fallocate(fd, 0, _FORM.size)  # now, or who writes into the map of a full file system dies of SIGBUS
         return mmap.mmap(fd, _FORM.size)
     except OSError:
         return None
