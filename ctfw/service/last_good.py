@@ -3,7 +3,8 @@
 Owns two files in the daemon's state directory. ``last-good.json`` has the rule file and everything that it drew in,
 complete, as it was when a start or a reload succeeded (of a reload on trial: when it was confirmed). ``on-trial.json``
 has the fingerprint of rules that were tried and that nobody has confirmed; it is written before they are in force, and
-goes when rules are kept. So whenever the daemon ends, and however, the next one knows which rules it may begin with:
+goes ahead of all else when they are confirmed, or when rules are wanted without a trial. So whenever the daemon ends,
+and however, the next one knows which rules it may begin with:
 
     the file can be loaded, and is not what was tried in vain    the file
     else, when there are any                                     the last good ones, and it says so loudly
@@ -87,7 +88,11 @@ class LastGood:
         """Keeps what is in force; why that failed, or ""."""
         files = {name: base64.b64encode(data).decode() for name, data in stored.files.items()}
         text = {"format": FORMAT, "saved": time.time(), "path": path, "files": files, "patterns": stored.patterns}
-        return self._write(GOOD, text) or self._remove(TRIAL)
+        return self.end_trial() or self._write(GOOD, text)
+
+    def end_trial(self) -> str:
+        """What was tried, if anything was, is good or given up: a start goes by the file; why it will not, or ""."""
+        return self._remove(TRIAL)
 
     def try_out(self, stored: Stored, generation: int) -> str:
         """These rules will be in force without being good yet; why that cannot be written down, or ""."""

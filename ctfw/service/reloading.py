@@ -292,6 +292,8 @@ class Reloading:
             if why or not self._last_good.directory:
                 text = f"a restart during the trial would begin with these rules: {why or 'ctfw runs without --state'}"
                 problems.append(config.Problem(self.path, 0, 0, "warning", text))
+        else:
+            self._aside.run(self._last_good.end_trial)  # or a restart would take these for what was tried in vain
         if request.existing >= 0:
             new.ruleset.existing = request.existing
         former = self.config

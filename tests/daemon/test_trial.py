@@ -240,6 +240,29 @@ def test_rules_that_nobody_confirmed_do_not_come_back_with_a_restart(net: Networ
         assert status(daemon)["last_good"] is None
 
 
+@pytest.mark.parametrize("way", ["confirmed", "without a trial"])
+def test_rules_that_somebody_wanted_are_those_of_the_next_start(net: Network, tmp_path: Path, way: str) -> None:
+    """The daemon dies as soon as it has answered, and a full disk would make no difference."""
+    options = ("--state", str(tmp_path))
+    with Running(net, tmp_path, *options) as daemon:
+        wait_until((tmp_path / "last-good.json").exists)
+        (tmp_path / "last-good.json.new").mkdir()  # from now on they cannot be written
+        daemon.rules.write_text(OPENED)
+        daemon.ctfw("reload", "--confirm", "60")
+        if way == "confirmed":
+            assert "not kept for a restart: " in daemon.ctfw("reload", "--confirmed").stderr
+        else:
+            daemon.ctfw("reload", "--rollback")
+            daemon.ctfw("reload")
+        daemon.process.kill()
+        daemon.process.wait()
+    for name in ("notify", "control.sock"):
+        (tmp_path / name).unlink()
+    with Running(net, tmp_path, *options, rules=OPENED) as daemon, Datagrams(net, SHUT) as new:
+        assert status(daemon)["last_good"] is None
+        wait_until(new.answered)
+
+
 # --- the session that asks ----------------------------------------------------------------------
 
 
