@@ -48,6 +48,7 @@ from ctfw.tools import rule_tests
 from ctfw.workers.aggregate import Aggregate
 from ctfw.workers.channel import Channel, make
 from ctfw.workers.member import Member
+from ctfw.workers.other_number import prefix, renamed
 
 SECOND: Final = 1_000_000_000
 TICK: Final = 0.1
@@ -70,14 +71,11 @@ class _Worker:
 def begin(options: Options, environment: Mapping[str, str] = os.environ) -> Daemon | Supervisor:
     """What the rule file asks for: one daemon, or several. Raises what Daemon's constructor does."""
     begun = LastGood(options.state).begin(options.rules, rule_tests.load)
+    first = begun.config.queue if options.queue is None else options.queue
+    environment = renamed(environment, first, begun.config.workers)
     if begun.config.workers == 1:
         return Daemon(options, environment, begun=begun)
     return Supervisor(options, environment, begun)
-
-
-def _prefix(number: int) -> str:
-    """What stands ahead of the names of descriptors that systemd keeps for this worker."""
-    return f"worker{number}."
 
 
 class Supervisor:
@@ -143,7 +141,7 @@ class Supervisor:
             channel.close()
         for name, descriptor in self._kept.items():
             os.close(descriptor)
-            if not any(name.startswith(_prefix(number)) for number in range(self._size)):
+            if not any(name.startswith(prefix(number)) for number in range(self._size)):
                 self._notifier.drop(name)  # of one daemon, or of more workers
 
     def _work(self, number: int, channels: list[Channel]) -> None:
@@ -189,7 +187,7 @@ class Supervisor:
         environment["NOTIFY_SOCKET"] = self._notices(number)
         if "WATCHDOG_USEC" in environment:
             environment["WATCHDOG_PID"] = str(os.getpid())
-        mine = {name: fd for name, fd in self._kept.items() if name.startswith(_prefix(number))}
+        mine = {name: fd for name, fd in self._kept.items() if name.startswith(prefix(number))}
         # Those of others may stand where ours are to be, so all move out of the way first.
         copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST + len(self._kept)) for fd in mine.values()]
         for place, descriptor in enumerate(copies, FIRST):
@@ -198,7 +196,7 @@ class Supervisor:
         for place in range(FIRST + len(mine), FIRST + len(self._kept)):
             os.close(place)
         if mine:
-            names = ":".join(name.removeprefix(_prefix(number)) for name in mine)
+            names = ":".join(name.removeprefix(prefix(number)) for name in mine)
             environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(mine)), "LISTEN_FDNAMES": names}
         return environment
 
@@ -245,7 +243,7 @@ class Supervisor:
             seconds = int(said["EXTEND_TIMEOUT_USEC"]) // 1_000_000
             self._deadline = max(self._deadline, time.monotonic_ns() + seconds * SECOND)
             self._notifier.extend(seconds)
-        name = _prefix(worker.number) + said.get("FDNAME", "")
+        name = prefix(worker.number) + said.get("FDNAME", "")
         if "FDSTORE" in said and descriptors:
             self._notifier.keep(name, descriptors[0])
         if "FDSTOREREMOVE" in said:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -396,6 +397,38 @@ def test_queues_and_tables_outlive_a_restart(net: Network, tmp_path: Path, numbe
         keeper.close()
         for end in (client, *servers):
             end.close()
+
+
+def waiting(net: Network, number: int) -> int:
+    """Packets in this queue, by the kernel."""
+    lines = net.gateway.run("cat", "/proc/net/netfilter/nfnetlink_queue").splitlines()
+    return sum(int(line.split()[2]) for line in lines if int(line.split()[0]) == number)
+
+
+def test_a_queue_goes_on_when_the_number_of_workers_changes(net: Network, tmp_path: Path) -> None:
+    """Of three, one is left, and then there are three again: queue 4 is somebody's each time, with what waits in it."""
+    keeper = Keeper(net, tmp_path)
+    process = keeper.start()
+    try:
+        for workers, names in ((1, {"queue-4"}), (3, {f"worker{number}.queue-{4 + number}" for number in range(3)})):
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+            with net.client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                for last in range(10, 30):
+                    client.sendto(b"waits", (f"203.0.113.{last}", 5353))
+            wait_until(lambda: waiting(net, 4) > 0)
+            kept = waiting(net, 4)
+            (tmp_path / "rules.yaml").write_text(RULES + f"queue: {{number: 4, workers: {workers}}}\n")
+            process = keeper.start()
+            deadline = time.monotonic() + PATIENCE
+            with Client(keeper.control) as asker:
+                while asker.call("status")["queue"]["received"] < kept:
+                    assert time.monotonic() < deadline
+            assert {name for name in keeper.kept if "queue" in name} == names
+    finally:
+        process.kill()
+        process.wait()
+        keeper.close()
 
 
 def test_members_that_were_kept_are_known_to_all(net: Network, tmp_path: Path) -> None:
