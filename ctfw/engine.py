@@ -1,10 +1,10 @@
 """Bytes -> verdict: the packet's whole way, in the order in which it matters.
 
-Owns the order and the counters, nothing else. The order is the kernel's (CONNTRACK.md section 1): the state machine
-steps before the rules are asked, the helper runs after them, and only an accepted packet's connection enters the table.
-Rules that say how to track come before all that, and after a reload a connection of older rules is looked at once more
-before the new ones see its packet as ESTABLISHED.
-Never raises, whatever the bytes; knows no queue, clock, file or log.
+Owns the order and the counters, nothing else. The order is the kernel's (docs/state-machine.md, "The way of a packet"):
+the state machine steps before the rules are asked, the helper runs after them, and only an accepted packet's connection
+enters the table. Rules that say how to track come before all that, and after a reload a connection of older rules is
+looked at once more before the new ones see its packet as ESTABLISHED. Never raises, whatever the bytes; knows no queue,
+clock, file or log.
 """
 
 from typing import Final

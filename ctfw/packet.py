@@ -6,8 +6,8 @@ the bytes: a packet that cannot be tracked carries a reason and an empty key.
 
 The key is protocol, source, destination, source part, destination part, in this order and without gaps, because that
 is how the bytes of an ordinary header stand in the packet: one slice makes it. The parts are the ports, or for ICMP
-the identifier and type+code, or zero (CONNTRACK.md section 2); behind them a zone of two bytes, if the tracker put the
-packet into one. ``inverse`` turns a key into that of the answer.
+the identifier and type+code, or zero; behind them a zone of two bytes, if the tracker put the packet into one.
+``inverse`` turns a key into that of the answer.
 
 Knows nothing of connections; the only state of a connection in here are the three fields that conntrack writes on a
 packet (``state``, ``direction``, ``reason``), as the kernel does on its own packets.
@@ -148,7 +148,8 @@ def decode(data: bytes, length: i64) -> Packet:
     """The Packet in ``data``, the bytes from the IP header on.
 
     ``length`` is the packet's true length, at least ``len(data)``: the kernel may copy only the head. Never raises;
-    ``reason`` is set and ``key`` empty when the packet cannot be tracked (CONNTRACK.md section 2).
+    ``reason`` is set and ``key`` empty when the packet cannot be tracked (docs/state-machine.md, "Why
+    a packet is INVALID").
     """
     packet = Packet(data, length)
     size: i64 = len(data)
@@ -300,7 +301,7 @@ def address_size(key: bytes) -> i64:
 
 
 def inverse(key: bytes) -> bytes:
-    """The key of a packet that answers ``key``; empty when nothing can (CONNTRACK.md section 2)."""
+    """The key of a packet that answers ``key``; empty when nothing can (docs/state-machine.md, "Queries")."""
     proto: i64 = key[0]
     size = address_size(key)
     src = key[1 : 1 + size]

@@ -346,3 +346,23 @@ def test_rules_are_good(page: Path) -> None:
     for info, text in fenced(page):
         if info == "yaml":
             assert config.load(page.name, text if "version:" in text else ahead + text).warnings == []
+
+
+CITED = re.compile(r'docs/([a-z-]+\.md)(?:,\s+"([^"]+)")?')
+
+
+def sources() -> Iterator[Path]:
+    for folder in ("ctfw", "tests", "bench"):
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_what_the_code_cites_of_the_documentation_is_there() -> None:
+    """``docs/PAGE.md``, or ``docs/PAGE.md, "Heading"``; also over the end of a line."""
+    headings = {page.name: set(re.findall(r"^#+ (.*)$", page.read_text(), re.M)) for page in DOCS.glob("*.md")}
+    cited = 0
+    for path in sources():
+        for page, heading in CITED.findall(path.read_text()):
+            name = " ".join(heading.split())
+            assert page in headings and (not name or name in headings[page]), f"{path}: docs/{page}, {name!r}"
+            cited += bool(name)
+    assert cited > 20

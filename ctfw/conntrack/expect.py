@@ -11,7 +11,7 @@ for its master's confirmation: it holds its place and cannot be fulfilled.
 Limits. A helper sorts what it expects into classes, each with a ``Policy``: how many of the class one master may have
 (the oldest gives way) and how long each lives. ``expect_max`` limits them all. No first packet can fulfil two: one that
 overlaps another (same protocol, destination and port, and sources that have some address in common) is refused, but for
-an equal one of the same master and class, which it replaces. CONNTRACK.md section 6.
+an equal one of the same master and class, which it replaces. docs/state-machine.md, "Helpers and expectations".
 """
 
 from typing import Final

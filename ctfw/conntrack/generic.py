@@ -1,6 +1,6 @@
 """Protocols without a tracker of their own: a connection is a pair of addresses that talk in this protocol.
 
-It is never ASSURED, answered or not (CONNTRACK.md section 4).
+It is never ASSURED, answered or not (docs/state-machine.md, "All other protocols").
 """
 
 from mypy_extensions import i64

@@ -1,7 +1,7 @@
 """GRE (RFC 2784): a pair of addresses, and for PPTP's enhanced GRE (version 1, RFC 2637) the two ends' call ids too.
 
 A connection lives ``gre_timeout`` until it was answered, and then, ASSURED, ``gre_timeout_stream``. Both are the
-connection's own from its first packet on, and stand in its record (CONNTRACK.md section 4).
+connection's own from its first packet on, and stand in its record (docs/state-machine.md, "GRE and PPTP").
 
 A packet of version 1 says only the call id of the end that it goes to. Which id the sending end has was said on the
 PPTP connection, whose helper notes it here: ``Calls`` completes a packet's key by the sender's id, or leaves it zero

@@ -1,6 +1,7 @@
 """A connection as the kernel prints it: /proc/net/nf_conntrack, ``conntrack -L``, ``-E``, and as a dictionary.
 
-Formats: CONNTRACK.md section 8. For people and programs that ask; the packet's way never comes here.
+Formats: docs/state-machine.md, "Reading a connection". For people and programs that ask; the packet's way never comes
+here.
 """
 
 import socket

@@ -1,9 +1,9 @@
 """SCTP as a middle-man sees it (RFC 9260): which chunks may come, what they lead to, whose verification tag they carry.
 
-Semantics: CONNTRACK.md section 4, measured against the kernel. An association is a pair of ports like a connection of
-TCP, but a packet is a row of chunks, and each chunk is a step: TRANSITIONS says direction x chunk x state -> next
-state. The chunks that stand in it are those that open and close an association; all others, data above all, change
-nothing.
+Semantics: docs/state-machine.md, "SCTP", measured against the kernel. An association is a pair of ports like a
+connection of TCP, but a packet is a row of chunks, and each chunk is a step: TRANSITIONS says direction x chunk x state
+-> next state. The chunks that stand in it are those that open and close an association; all others, data above all,
+change nothing.
 
 What the table cannot say is code below. Each end picks a tag in its INIT or INIT ACK, and every later packet to it
 carries that tag (``vtags`` is indexed by the direction of the packets that carry it). So a packet with another tag is

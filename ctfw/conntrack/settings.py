@@ -1,8 +1,8 @@
 """Every knob of connection tracking, under the name that its sysctl has in /proc/sys/net/netfilter/nf_conntrack_*.
 
 Values come in as whole numbers (time-outs in seconds) and are held as the packet's way needs them: nanoseconds, one
-attribute or one list index away. Defaults are those of kernel 6.18 (CONNTRACK.md section 4), but for ``max``: 65536.
-``per_source`` is ctfw's own: how many connections one source may have in the table (0: no limit).
+attribute or one list index away. Defaults are those of kernel 6.18 (docs/state-machine.md, "Knobs"), but for ``max``:
+65536. ``per_source`` is ctfw's own: how many connections one source may have in the table (0: no limit).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """TCP as a middle-man sees it: which segments may come, what state they lead to, how long the connection then lives.
 
-Semantics: CONNTRACK.md section 3, measured against the kernel; protocol: RFC 9293, RFC 7323 (scaling), RFC 2018 (SACK),
-RFC 5961 (challenge ACKs). The state is that of the middle-man, not of either end.
+Semantics: docs/state-machine.md, "TCP", measured against the kernel; protocol: RFC 9293, RFC 7323 (scaling), RFC 2018
+(SACK), RFC 5961 (challenge ACKs). The state is that of the middle-man, not of either end.
 
 What a table can say is in TRANSITIONS: direction x kind of segment x state -> next state. What it cannot say is code
 below: segments that are let through without effect because the two ends may know better than we do (IGNORE), the
@@ -447,8 +447,8 @@ def _check_window(
 ) -> i64:
     """Does the segment lie where the other side can accept it? 0 and the windows updated, _OUTSIDE, or a reason.
 
-    CONNTRACK.md section 3.3. _OUTSIDE is for what a healthy connection does send, such as old data once more: it
-    passes, and nothing is learnt from it.
+    docs/state-machine.md, "Windows". _OUTSIDE is for what a healthy connection does send, such as old data once more:
+    it passes, and nothing is learnt from it.
     """
     data = packet.data
     raw_win = read16(data, packet.l4 + 14)

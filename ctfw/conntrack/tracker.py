@@ -4,7 +4,7 @@ The life of a connection: the first packet of an unknown tuple gets a connection
 accept the packet, ``confirm`` runs the helper and puts it in; if not, nothing remains, and the next packet is first
 again. For a known connection the protocol's state machine has already stepped when the rules are asked: dropping the
 packet does not undo that. The first reply sets SEEN_REPLY only after the protocol has looked, so that it still sees
-itself as the first. All this is the kernel's order (CONNTRACK.md section 1).
+itself as the first. All this is the kernel's order (docs/state-machine.md, "The way of a packet").
 
 ``track`` writes state, direction and reason on the packet. State 0 means that conntrack itself drops it: no rule is
 asked. Holds no clock: ``now`` is nanoseconds of any steady clock, the same for all calls.

@@ -2,7 +2,7 @@
 
 A UDP connection lives ``udp_timeout`` until it was answered. It is a stream, ASSURED and with the longer
 ``udp_timeout_stream``, once a packet comes more than two seconds after its creation: a lookup is over by then, and must
-not hold its entry for minutes. UDP-Lite knows no such grace (CONNTRACK.md section 4).
+not hold its entry for minutes. UDP-Lite knows no such grace (docs/state-machine.md, "UDP and UDP-Lite").
 """
 
 from typing import Final

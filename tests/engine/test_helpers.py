@@ -1,4 +1,4 @@
-"""FTP, IRC and TFTP announce connections (CONNTRACK.md section 6): what is expected, what not, and what is dropped."""
+"""What FTP, IRC and TFTP announce: expected or not, dropped (docs/state-machine.md, "Helpers and expectations")."""
 
 import pytest
 from engine import packets

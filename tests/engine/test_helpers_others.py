@@ -1,4 +1,4 @@
-"""Amanda, SANE, NetBIOS name service and SNMP by broadcast (CONNTRACK.md section 6), and H.323, which there is not."""
+"""Amanda, SANE, NetBIOS, SNMP, and H.323, which there is not (docs/state-machine.md, "Helpers and expectations")."""
 
 import socket
 import struct

@@ -1,4 +1,4 @@
-"""SIP announces media and where calls come in (CONNTRACK.md section 6)."""
+"""SIP announces media and where calls come in (docs/state-machine.md, "Helpers and expectations")."""
 
 import pytest
 from engine import packets

@@ -1,4 +1,4 @@
-"""ICMP and ICMPv6 conversations (CONNTRACK.md section 4): queries, errors about others, and what is not tracked."""
+"""Queries, errors about others, and what is not tracked (docs/state-machine.md, "ICMP and ICMPv6")."""
 
 import struct
 

@@ -125,7 +125,7 @@ def record_of(conn: Conn) -> dict[str, int]:
 
 
 def may_change(before: dict[str, int], packet: bytes, direction: int, why: str) -> set[str]:
-    """What the kernel writes although it then finds the segment INVALID (CONNTRACK.md sections 3.2 and 3.3)."""
+    """What the kernel writes although it then finds the segment INVALID (docs/state-machine.md, "Windows")."""
     if why not in ("tcp-seq-over", "tcp-ack-over"):
         return set()  # found before the windows are looked at
     flags = packet[33]

@@ -1,4 +1,4 @@
-"""Records, against lines that a kernel printed (CONNTRACK.md section 8)."""
+"""Records, against lines that a kernel printed (docs/state-machine.md, "Reading a connection")."""
 
 import pytest
 from engine import packets

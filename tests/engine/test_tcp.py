@@ -1,4 +1,4 @@
-"""TCP conversations (CONNTRACK.md section 3): opening, data, closing, and everything that goes wrong in between."""
+"""TCP conversations (docs/state-machine.md, "TCP"): opening, data, closing, and what goes wrong in between."""
 
 import pytest
 from engine import packets

@@ -1,7 +1,8 @@
 """Every cell of the TCP transition table, walked by a conversation that gets there and then says one thing more.
 
-The table is the one that was measured on the kernel (CONNTRACK.md section 3.1), written down here a second time: the
-engine's own is not asked. What the packet's way adds to the table (section 3.2) is in EXPLAINED, with the reason.
+The table is the one that was measured on the kernel (docs/state-machine.md, "The whole table"), written down here a
+second time: the engine's own is not asked. What the packet's way adds to the table ("Segments that pass without effect"
+and what follows it) is in EXPLAINED, with the reason.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""UDP and UDP-Lite conversations (CONNTRACK.md section 4)."""
+"""UDP and UDP-Lite conversations (docs/state-machine.md, "UDP and UDP-Lite")."""
 
 import pytest
 from engine import packets

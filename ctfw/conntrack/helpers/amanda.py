@@ -2,7 +2,7 @@
 
 ``CONNECT DATA 50000 MESG 50001 INDEX 50002`` in an answer to the server, which opened the connection and may then reach
 these ports from its own address. The client may take minutes for an answer, so each one keeps the connection alive for
-five. CONNTRACK.md section 6.
+five. docs/state-machine.md, "Helpers and expectations".
 """
 
 from typing import Final

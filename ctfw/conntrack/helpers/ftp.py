@@ -5,7 +5,8 @@ that somebody made the server echo. So the last two places behind a line end are
 first line of a connection is never read. A line that begins like an announcement and then is none, or is cut by the end
 of the segment, is not let through: the ends would agree on something that we did not see.
 
-The announced address must be the announcer's own, or nothing is expected. CONNTRACK.md section 6.
+The announced address must be the announcer's own, or nothing is expected. docs/state-machine.md, "Helpers and
+expectations".
 """
 
 from typing import Final

@@ -3,7 +3,7 @@
 ``inspect`` picks the helper of a connection. A helper answers 0, or the reason why the packet must not go on: a command
 of which only a part is here, one that makes no sense, or an announcement for which there is no room. It sees what the
 kernel copied; of a packet that was cut it judges the head. The work is bounded by the packet's length: searches go
-forward only. CONNTRACK.md section 6 has the details of each, as measured.
+forward only. docs/state-machine.md, "Helpers and expectations", has the details of each, as measured.
 """
 
 from mypy_extensions import i64

@@ -2,7 +2,7 @@
 
 ``PRIVMSG somebody :\\1DCC SEND file 3232235777 5000\\1``. Who will come is not said, so any source is expected. IPv4
 only, because the protocol writes the address as one decimal number. Read only from the client, only at the start of a
-segment, and only with the line end in sight. CONNTRACK.md section 6.
+segment, and only with the line end in sight. docs/state-machine.md, "Helpers and expectations".
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
 """SANE's network protocol (scanners): the answer to NET_START names the TCP port of the image data.
 
 All numbers are big-endian. A request is eight bytes when it is one that matters, code and handle; the next answer
-starts with the status and the port, each four bytes. CONNTRACK.md section 6.
+starts with the status and the port, each four bytes. docs/state-machine.md, "Helpers and expectations".
 """
 
 from typing import Final

@@ -10,7 +10,8 @@ activates it for as long as it grants, its failure or no Contact of ours takes i
 and the connections that fulfil it are themselves read as SIP.
 
 A message that is SIP but lacks what is needed to follow it is dropped: the ends would agree on something we did not
-see. Every packet with a payload lets the signalling connection live for an hour. CONNTRACK.md section 6.
+see. Every packet with a payload lets the signalling connection live for an hour. docs/state-machine.md, "Helpers and
+expectations".
 """
 
 from typing import Final
