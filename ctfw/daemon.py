@@ -455,7 +455,7 @@ class Daemon:
         self._flight.configure(new.recorder)
         self._textfile.configure(new.metrics)
         self._eve.configure(new.eve)
-        self._heat.change(time.monotonic_ns())
+        self._heat.change(new.ruleset, time.monotonic_ns())
         self._observe()
         self.queue.error_verdict = _error_verdict(new)
         texts = []

@@ -5,6 +5,8 @@ cost no packet its time, and the heat is the difference between now and then. Af
 with all of them at once, which is ten milliseconds for ten thousand: the daemon does that aside, or who asks before
 does. Until then no counters are written down. The counters themselves live on (``Ruleset.succeed``). Beside it: since
 which generation there is a rule of that name.
+
+The rules are those of the file, whatever a panic (panic.py) has put in their place for a while.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any, Final
 
 from ctfw.engine import Engine
 from ctfw.ruleset.rule import Rule
+from ctfw.ruleset.ruleset import Ruleset
 
 SECOND: Final = 1_000_000_000
 INTERVAL: Final = 5 * SECOND  # between two samples
@@ -33,16 +36,18 @@ class Sample:
 
 
 class Heat:
-    """The history of one engine's rules. ``rules`` are those that it follows, policies last."""
+    """The history of one engine's rules. ``rules`` are those of ``ruleset`` that it follows, policies last."""
 
     def __init__(self, engine: Engine, now: int) -> None:
         self._engine = engine
+        self.ruleset = engine.ruleset
         self._since: dict[str, int] = {}
         self._changed = -1  # when other rules came that are not followed yet
         self.renew(now)
 
-    def change(self, now: int) -> None:
+    def change(self, ruleset: Ruleset, now: int) -> None:
         """Other rules are in force; they are followed as soon as somebody says ``follow``."""
+        self.ruleset = ruleset
         self._changed = now
 
     def is_behind(self) -> bool:
@@ -56,7 +61,7 @@ class Heat:
 
     def renew(self, now: int) -> None:
         """Follows the rules in force anew: they are others, or their counters were set back."""
-        ruleset = self._engine.ruleset
+        ruleset = self.ruleset
         rules: list[Rule] = [*ruleset.every, *ruleset.policies.values()]
         places = {rule: place for place, rule in enumerate(rules)}
         since = {rule.name: self._since.get(rule.name, ruleset.generation) for rule in rules}

@@ -225,7 +225,7 @@ class Methods:
                     yield _situation(conn, now, routes) if living and selection.has(conn) else None
 
     def _rules(self) -> Iterator[dict[str, Any]]:
-        ruleset = self._engine.ruleset
+        ruleset = self._heat.ruleset
         chains = {rule: chain.name for chain in ruleset.chains for rule in chain.rules}
         policies = set(ruleset.policies.values())
         self._heat.follow()

@@ -93,7 +93,7 @@ def _by_hook(of: str) -> Callable[[Parts], Samples]:
 
 def _rules(value: Callable[[Rule], int]) -> Callable[[Parts], Samples]:
     def samples(parts: Parts) -> Samples:
-        ruleset = parts.engine.ruleset
+        ruleset = parts.reloading.config.ruleset  # a panic's rules have its names, and counters that go back
         for rule in ruleset.policies.values():
             yield (rule.name,), value(rule)
         for rule in islice(ruleset.every, MOST_RULES):

@@ -18,6 +18,8 @@ from ctfw.reason import NAMES
 from ctfw.service.metric_families import FAMILIES, MOST_RULES
 from ctfw.service.metrics import lines
 from ctfw.service.pages import SLICE, paged
+from ctfw.service.peers import Peer
+from ctfw.service.session import Session
 from lab.net import Network
 
 # FIELD's names, which others' dashboards may count on.
@@ -165,6 +167,18 @@ def test_counters_never_go_back(gateway: Gateway) -> None:
         assert len(counters) > 50
         assert [key for key in counters if now[key] < before[key]] == []
         before = now
+
+
+def test_a_panic_takes_no_rules_counters_back(gateway: Gateway) -> None:
+    gateway.judge(udp(GOOD))
+    gateway.judge(udp(BAD))
+    before = read(gateway)
+    panic = gateway.parts.reloading.panic
+    panic.method({"on": True, "seconds": 60}, Session(Peer(1, 0, frozenset({0}))))
+    during = read(gateway)
+    counters = {key for key in before if key[0] == "ctfw_rule_packets_total"}
+    assert {key: before[key] for key in counters} == {key: during.get(key) for key in counters}
+    assert sum(before[key] for key in counters) == 2
 
 
 def test_a_reload_shows(gateway: Gateway) -> None:

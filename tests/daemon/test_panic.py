@@ -137,6 +137,23 @@ def test_a_reload_during_a_panic_opens_nothing_and_holds_afterwards(net: Network
         assert not old.answered()
 
 
+def test_the_rules_that_wait_are_told_and_not_those_that_shut(net: Network, tmp_path: Path) -> None:
+    def told() -> list[tuple[str, str]]:
+        with Client(daemon.control) as client:
+            return [(rule["name"], rule["verdict"]) for rule in client.pages("rules")]
+
+    with Running(net, tmp_path) as daemon:
+        rules = told()
+        daemon.ctfw("panic", "on", "--for", "60")
+        assert told() == rules
+        daemon.ctfw("rules", "--reset")
+        assert told() == rules
+        daemon.ctfw("reload")
+        assert told() == rules
+        daemon.ctfw("panic", "off")
+        assert told() == rules
+
+
 def test_the_session_that_asks_stays(net: Network, tmp_path: Path) -> None:
     with Running(net, tmp_path) as daemon:
         with net.gateway:

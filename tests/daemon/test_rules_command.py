@@ -187,7 +187,7 @@ def test_heat_follows_other_rules_when_it_is_told_to_and_not_at_a_tick() -> None
     one, other = engine(), engine()
     heat = Heat(one, 0)
     one.ruleset = other.ruleset
-    heat.change(SECOND)
+    heat.change(one.ruleset, SECOND)
     heat.tick(10 * SECOND)
     assert heat.is_behind()
     assert heat.rules[0] is not other.ruleset.rules[0]
@@ -205,7 +205,8 @@ def test_heat_starts_anew_with_other_rules_and_after_a_reset() -> None:
     other = engine().ruleset
     other.generation = 4
     one.ruleset = other
-    heat.renew(SECOND)
+    heat.change(other, SECOND)
+    heat.follow()
     judge(one, GOOD)
     assert shares(heat, one, 2) == [(1, 1), (1, 1)]
     assert heat.since(other.rules[0]) == 0  # of the same name
