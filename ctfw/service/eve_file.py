@@ -1,9 +1,9 @@
 """The file of the EVE log: one JSON object a line, written by a thread of its own.
 
-The loop hands over finished lines and never waits: between the two stands a queue of MAX_WAITING lines, and what finds
-it full is lost and counted, as is what the disk refuses. A line is in the file whole or not at all: what a full disk
-cut is cut off again. The thread writes PAUSE after the first line of a batch, so that a thousand flows that end
-together are one write, and the loop is not disturbed a thousand times.
+The loop hands over finished lines and never waits (spool.py): what finds MAX_WAITING lines before it is lost and
+counted, as is what the disk refuses. A line is in the file whole or not at all: what a full disk cut is cut off again.
+The thread writes PAUSE after the first line of a batch, so that a thousand flows that end together are one write, and
+the loop is not disturbed a thousand times.
 
 Rotation needs no signal: when the path names another file than the open one, or none, it is opened anew, within a
 second. What happens to the old one is logrotate's business (packaging/logrotate/ctfw).
@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import threading
 import time
 from typing import Final
+
+from ctfw.service.spool import Spool
 
 MAX_WAITING: Final = 16384  # lines: about ten megabytes
 BATCH: Final = 1024  # lines of one write
@@ -34,40 +34,24 @@ class EveFile:
         self.error = ""
         self._file = -1
         self._looked = 0.0
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ctfw-eve", daemon=True)
-        self._thread.start()
+        self._spool: Spool[bytes] = Spool("ctfw-eve", MAX_WAITING, self._put, self._finish, batch=BATCH, pause=PAUSE)
 
     def write(self, line: bytes) -> None:
         """One line, without its newline. Never waits."""
-        if self._lines.qsize() >= MAX_WAITING:
-            self.lost += 1
+        if self._spool.has_room():
+            self._spool.put(line)
         else:
-            self._lines.put(line)
+            self.lost += 1
 
     def close(self, patience: float = 1.0) -> None:
         """Writes what waits, as far as that takes ``patience`` seconds at most, and ends the thread."""
-        self._ending.set()
-        self._lines.put(None)
-        self._thread.join(patience)
+        self._spool.close(patience)
 
     def is_over(self) -> bool:
         """True when its thread has ended: the counters stay as they are."""
-        return not self._thread.is_alive()
+        return self._spool.is_over()
 
-    def _run(self) -> None:
-        going_on = True
-        while going_on:
-            batch = [self._lines.get()]
-            self._ending.wait(PAUSE)
-            with contextlib.suppress(queue.Empty):
-                while batch[-1] is not None and len(batch) < BATCH:
-                    batch.append(self._lines.get_nowait())
-            going_on = batch[-1] is not None
-            lines = [line for line in batch if line is not None]
-            if lines:
-                self._put(lines)
+    def _finish(self) -> None:
         if self._file >= 0:
             os.close(self._file)
 
