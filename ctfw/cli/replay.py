@@ -28,7 +28,7 @@ from ctfw.config import Config
 from ctfw.nfqueue import UNVERIFIED, VERIFIED
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
 from ctfw.service.record import Annotation
-from ctfw.tools.capture import CaptureError, Frame, open_capture, read
+from ctfw.tools.capture import CaptureError, Frame, Gaps, open_capture, read
 from ctfw.tools.difference import Difference
 from ctfw.tools.replay import Replay, Result, Summary
 
@@ -94,19 +94,22 @@ def run(arguments: argparse.Namespace) -> int:
         if against is not None:
             return _compare(Difference(against, loaded, given), stream, arguments.file, as_json)
         replay = Replay(loaded, given)
-        broken = _print_results(replay, stream, loaded, as_json)
+        gaps = Gaps()
+        broken = _print_results(replay, stream, gaps, loaded, as_json)
     sys.stdout.flush()  # the lines come before the sums also where both streams go to one place
     out = sys.stderr if as_json else sys.stdout
-    print("\n".join(summary_lines(replay.summary, loaded)), file=out)
+    print("\n".join(summary_lines(replay.summary, gaps, loaded)), file=out)
     return _fail(f"{arguments.file}: {broken}") if broken else 0
 
 
 def _compare(difference: Difference, stream: BinaryIO, name: str, as_json: bool) -> int:
     """Prints what differs between the two rule files; returns the exit code."""
     progress = Progress(stream, sys.stderr) if sys.stderr.isatty() else None
+    gaps = Gaps()
+    frames = read(stream, gaps)
     broken = ""
     try:
-        difference.judge(read(stream) if progress is None else progress.watch(read(stream)))
+        difference.judge(frames if progress is None else progress.watch(frames))
     except CaptureError as error:
         broken = str(error)
     finally:
@@ -116,16 +119,16 @@ def _compare(difference: Difference, stream: BinaryIO, name: str, as_json: bool)
     for line in changes.json_lines(found) if as_json else changes.table_lines(found):
         print(line)
     sys.stdout.flush()
-    print("\n".join(difference_lines(difference)), file=sys.stderr if as_json else sys.stdout)
+    print("\n".join(difference_lines(difference, gaps)), file=sys.stderr if as_json else sys.stdout)
     if broken:
         return _fail(f"{name}: {broken}")
     return 1 if found.packets else 0
 
 
-def _print_results(replay: Replay, stream: BinaryIO, loaded: Config, as_json: bool) -> str:
+def _print_results(replay: Replay, stream: BinaryIO, gaps: Gaps, loaded: Config, as_json: bool) -> str:
     """Prints every result; returns what is wrong with the capture, or nothing."""
     progress = Progress(stream, sys.stderr) if sys.stderr.isatty() and not sys.stdout.isatty() else None
-    frames = read(stream) if progress is None else progress.watch(read(stream))
+    frames = read(stream, gaps) if progress is None else progress.watch(read(stream, gaps))
     rules = [*loaded.ruleset.rules, *loaded.ruleset.policies.values()]
     rule_width = min(max(len(rule.name) for rule in rules), MAX_RULE_WIDTH)
     write = sys.stdout.write
@@ -165,12 +168,12 @@ def json_line(result: Result) -> str:
     return json.dumps(members) + "\n"
 
 
-def difference_lines(difference: Difference) -> list[str]:
+def difference_lines(difference: Difference, gaps: Gaps) -> list[str]:
     """The sums of a comparison."""
     found = difference.changes
     old, new = difference.old.summary, difference.new.summary
     concerned = f"{found.packets} with another verdict, {counted(found.bytes, 'byte')}"
-    lines = [f"packets      {new.packets} judged, {concerned}", *_notes(new)]
+    lines = [f"packets      {new.packets} judged, {concerned}", *_notes(new, gaps)]
     lines += [f"connections  {len(found)} with another verdict", *changes.beyond_line(found)]
     for title, summary in (("was", old), ("now", new)):
         sums = ", ".join(f"{name} {count}" for name, count in summary.verdicts.most_common())
@@ -178,9 +181,9 @@ def difference_lines(difference: Difference) -> list[str]:
     return lines
 
 
-def summary_lines(summary: Summary, loaded: Config) -> list[str]:
+def summary_lines(summary: Summary, gaps: Gaps, loaded: Config) -> list[str]:
     """The sums at the end."""
-    lines = ["", f"packets      {summary.packets}", *_notes(summary)]
+    lines = ["", f"packets      {summary.packets}", *_notes(summary, gaps)]
     for title, counts in (
         ("verdicts", summary.verdicts),
         ("states", summary.states),
@@ -201,8 +204,9 @@ def summary_lines(summary: Summary, loaded: Config) -> list[str]:
     return lines
 
 
-def _notes(summary: Summary) -> list[str]:
+def _notes(summary: Summary, gaps: Gaps) -> list[str]:
     notes = (
+        ("missing in the capture, as it says itself; what follows may be judged otherwise", gaps.missing),
         ("frames without IP, skipped", summary.not_ip),
         ("captured in part, checksum not verified", summary.cut),
         ("older than a frame before, clock held", summary.backwards),

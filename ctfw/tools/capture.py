@@ -3,10 +3,10 @@
 This file owns the two file formats and the link layers in front of IP. It does not look into the IP packet
 further than its length, and it does not judge anything.
 
-`open_capture(path)` gives the stream (also a gzipped one, also `-`), `read(stream)` the frames one by one,
-`network_layer` takes the link header off a frame. What is wrong with a file comes as one `CaptureError`,
-after every frame that could be read before it. Nothing in a file can make us hold more than one block of
-`MAX_BLOCK` bytes and the descriptions of `MAX_INTERFACES` interfaces.
+`open_capture(path)` gives the stream (also a gzipped one, also `-`), `read(stream)` the frames one by one and what the
+file itself says it misses, `network_layer` takes the link header off a frame. What is wrong with a file comes as one
+`CaptureError`, after every frame that could be read before it. Nothing in a file can make us hold more than one block
+of `MAX_BLOCK` bytes and the descriptions of `MAX_INTERFACES` interfaces.
 
 Why not scapy's raw readers (2.8.0): they end silently where a file is cut off or broken, so that a replay
 of half a capture looks like a whole one; they cut every packet to 65,535 bytes, which a GSO packet exceeds;
@@ -57,9 +57,13 @@ _SECTION_START: Final = b"\x0a\x0d\x0d\x0a"  # the same in both byte orders, whi
 _INTERFACE: Final = 1
 _PACKET_OLD: Final = 2
 _PACKET_SIMPLE: Final = 3
+_STATISTICS: Final = 5
 _PACKET: Final = 6
 _OPTION_END: Final = 0
 _OPTION_COMMENT: Final = 1
+_OPTION_DROPCOUNT: Final = 4  # of a packet: so many are missing between the one before and this
+_OPTION_IFDROP: Final = 5  # of an interface's statistics: so many are missing in all, for want of resources
+_OPTION_OSDROP: Final = 7  # and so many more that the system dropped
 _OPTION_TSRESOL: Final = 9
 _OPTION_TSOFFSET: Final = 14
 
@@ -85,12 +89,20 @@ class Frame:
 
 
 @dataclass(slots=True)
+class Gaps:
+    """What a capture says of itself: so many packets are not in it that should be. Grows while it is read."""
+
+    missing: int = 0
+
+
+@dataclass(slots=True)
 class _Interface:
     linktype: int
     snaplen: int
     multiplier: int  # time in nanoseconds = ticks * multiplier // divisor + offset
     divisor: int
     offset: int
+    missing: int = 0  # packets, as far as was said
 
 
 @contextmanager
@@ -104,9 +116,12 @@ def open_capture(path: str) -> Iterator[BinaryIO]:
             yield file
 
 
-def read(stream: BinaryIO) -> Iterator[Frame]:
-    """Every frame of a pcap or pcapng file, then CaptureError if the file does not end there properly."""
-    source = _Source(stream)
+def read(stream: BinaryIO, gaps: Gaps | None = None) -> Iterator[Frame]:
+    """Every frame of a pcap or pcapng file, then CaptureError if the file does not end there properly.
+
+    Only a pcapng file can say what it misses; `gaps` holds that of what was read.
+    """
+    source = _Source(stream, gaps or Gaps())
     magic = source.take(4)
     if magic in _PCAP_MAGIC:
         yield from _read_pcap(source, *_PCAP_MAGIC[magic])
@@ -173,8 +188,9 @@ def _trim(data: bytes, length: int) -> tuple[bytes, int]:
 class _Source:
     """A stream, how far it was read, and its troubles as CaptureError."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, gaps: Gaps) -> None:
         self._read = stream.read
+        self.gaps = gaps
         self.offset = 0
         self.packets = 0
 
@@ -235,6 +251,8 @@ def _read_pcapng(source: _Source) -> Iterator[Frame]:
             yield _packet(source, order, kind, body, interfaces)
         elif kind == _PACKET_SIMPLE:
             yield _packet_simple(source, order, body, interfaces)
+        elif kind == _STATISTICS:
+            _statistics(source, order, body, interfaces)
         elif kind == _INTERFACE:
             if len(interfaces) == MAX_INTERFACES:
                 raise source.error(f"broken: more than {MAX_INTERFACES} interfaces")
@@ -296,16 +314,32 @@ def _packet(source: _Source, order: str, kind: int, body: bytes, interfaces: lis
         raise source.error(f"broken: a packet of {captured} bytes")
     interface = interfaces[number]
     time = (high << 32 | low) * interface.multiplier // interface.divisor + interface.offset
-    comments: tuple[str, ...] = ()
-    options = 20 + ((captured + 3) & ~3)
-    if len(body) > options:
-        comments = tuple(
-            value.decode("utf-8", "backslashreplace")
-            for code, value in _options(source, order, body, options)
-            if code == _OPTION_COMMENT
-        )
+    comments = []
+    for code, value in _options(source, order, body, 20 + ((captured + 3) & ~3)):
+        if code == _OPTION_COMMENT:
+            comments.append(value.decode("utf-8", "backslashreplace"))
+        elif code == _OPTION_DROPCOUNT and len(value) == 8 and kind == _PACKET:
+            missing = int(struct.unpack(order + "Q", value)[0])
+            interface.missing += missing
+            source.gaps.missing += missing
     source.packets += 1
-    return Frame(_usable(time), interface.linktype, body[20 : 20 + captured], max(length, captured), comments)
+    return Frame(_usable(time), interface.linktype, body[20 : 20 + captured], max(length, captured), tuple(comments))
+
+
+def _statistics(source: _Source, order: str, body: bytes, interfaces: list[_Interface]) -> None:
+    """What an interface's statistics say is missing, from the capture's beginning on; packets may have said it."""
+    number = struct.unpack_from(order + "I", body)[0] if len(body) >= 12 else len(interfaces)
+    if number >= len(interfaces):
+        return  # no packet depends on it
+    missing = sum(
+        int(struct.unpack(order + "Q", value)[0])
+        for code, value in _options(source, order, body, 12)
+        if code in (_OPTION_IFDROP, _OPTION_OSDROP) and len(value) == 8
+    )
+    interface = interfaces[number]
+    if missing > interface.missing:
+        source.gaps.missing += missing - interface.missing
+        interface.missing = missing
 
 
 def _packet_simple(source: _Source, order: str, body: bytes, interfaces: list[_Interface]) -> Frame:

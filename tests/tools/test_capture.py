@@ -16,7 +16,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.utils import wrpcap, wrpcapng
 
 from ctfw.tools import capture
-from ctfw.tools.capture import CaptureError, Frame, network_layer, open_capture, read
+from ctfw.tools.capture import CaptureError, Frame, Gaps, network_layer, open_capture, read
 
 T = 1_700_000_000_123_456_789  # a time that a float cannot hold
 US = T // 1000 * 1000
@@ -151,6 +151,28 @@ def test_pcapng_comments_and_original_length() -> None:
     options = option("<", 1, b"first") + option("<", 2, bytes(4)) + option("<", 1, "zwölf\xff".encode("latin-1"))
     content = section() + interface() + packet(1_000_000, b"abc", options=options + bytes(4), length=900)
     assert frames_of(content) == [Frame(10**9, 101, b"abc", 900, ("first", "zw\\xf6lf\\xff"))]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_what_a_capture_says_it_misses_is_summed_up_and_counted_once(order: str) -> None:
+    def count(code: int, value: int) -> bytes:
+        return option(order, code, struct.pack(order + "Q", value))
+
+    def statistics(number: int, *counts: bytes) -> bytes:
+        return block(order, 5, struct.pack(order + "III", number, 0, 0) + b"".join(counts))
+
+    content = section(order) + interface(order) + interface(order)
+    content += packet(1, b"a", order, options=count(4, 3)) + packet(2, b"b", order, options=count(4, 2))
+    gaps = Gaps()
+    assert len(list(read(io.BytesIO(content), gaps))) == 2 and gaps.missing == 5
+    # Received ones; fewer than the packets have said; and each counts from the beginning.
+    content += statistics(0, count(4, 900), count(5, 4))
+    gaps = Gaps()
+    assert len(list(read(io.BytesIO(content), gaps))) == 2 and gaps.missing == 5
+    content += statistics(0, count(5, 6)) + statistics(0, count(5, 7), count(7, 1))
+    content += statistics(1, count(5, 10)) + statistics(9, count(5, 100)) + block(order, 5, b"")
+    gaps = Gaps()
+    assert len(list(read(io.BytesIO(content), gaps))) == 2 and gaps.missing == 8 + 10
 
 
 def test_time_that_no_clock_has_is_no_time() -> None:
