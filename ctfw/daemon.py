@@ -75,7 +75,7 @@ from ctfw.service.packet_log import PacketLog
 from ctfw.service.panic import file_of
 from ctfw.service.peers import Access
 from ctfw.service.pulse import Pulse
-from ctfw.service.record import Recorder
+from ctfw.service.recorder import Recorder, watch_record
 from ctfw.service.reloading import Reloading
 from ctfw.service.removal import Removal
 from ctfw.service.session import Method
@@ -128,7 +128,6 @@ class Daemon:
         self._descriptors = Descriptors(environment)
         self._journal = Journal(options.log, environment)
         self._started = time.monotonic_ns()
-        self._offset = time.time_ns() - self._started  # taken once: recorded times know no step of the wall clock
         self._number = loaded.queue if options.queue is None else options.queue
 
         self._tracker = ConnTrack(loaded.settings, _secret())
@@ -136,7 +135,8 @@ class Daemon:
         if team is not None:
             team.join(self.engine)
         self._selector = selectors.EpollSelector()
-        self._recorder = Recorder(options.record, self._log_warning) if options.record else None
+        offset = time.time_ns() - time.monotonic_ns()  # taken once: recorded times know no step of the wall clock
+        self._recorder = Recorder(options.record, offset, self._log_warning) if options.record else None
         self._flight = Flight(self.engine)
         self._flight.configure(loaded.recorder)
         self._heat = Heat(self.engine, self._started)
@@ -186,6 +186,8 @@ class Daemon:
         self._eve = EveLog(self.engine, self._events)
         self._eve.configure(loaded.eve)
         watch_eve(self._alarms, self._eve)
+        if self._recorder is not None:
+            watch_record(self._alarms, self._recorder)
         watch_packets(self._alarms, self.engine, self.queue, self._kernel, lambda: self._reloading.config.failure)
         self._account.watch(self._alarms)
         counters = status.watched(self.engine, self.queue, self._kernel, self._journal, self._account)
@@ -193,7 +195,7 @@ class Daemon:
         self._parts = status.Parts(
             started=self._started,
             number=self._number,
-            record=options.record,
+            recorder=self._recorder,
             engine=self.engine,
             queue=self.queue,
             kernel=self._kernel,
@@ -285,24 +287,7 @@ class Daemon:
     def _observe(self) -> None:
         """Has the queue tell whoever records packets, and nobody when nobody does."""
         self.queue.telling = self._flight.look if self._flight.settings is not None else None
-        if self._recorder is None:
-            return
-        offset = self._offset
-        write = self._recorder.write
-
-        def record(
-            data: bytes,
-            length: int,
-            now: int,
-            hook: int,
-            indev: str,
-            outdev: str,
-            mark: int,
-            checksum: str,
-        ) -> None:
-            write(data, length, now + offset, hook, indev, outdev, mark, checksum)
-
-        self.queue.record = record
+        self.queue.record = self._recorder.write if self._recorder is not None else None
 
     def _turn_aside(self) -> None:
         """A turn while something longer is under way."""
@@ -361,7 +346,7 @@ class Daemon:
             self._journal.tick(now)
             self._look_around()
             if self._recorder is not None:
-                self._recorder.flush()
+                self._recorder.tick()
         if self._sets is not None:
             self._sets.tick(self.engine.ruleset, now)
         if now - self._status_at[0] >= STATUS_INTERVAL:

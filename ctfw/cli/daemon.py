@@ -37,7 +37,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--queue", metavar="N", type=_number(65535), help="the queue (default: the rule file's, else 0)"
     )
-    parser.add_argument("--record", metavar="FILE", default="", help="write every packet judged to this pcapng file")
+    parser.add_argument(
+        "--record",
+        metavar="FILE",
+        default="",
+        help="write every packet judged to this pcapng file; none waits for it, and what it misses is counted and said",
+    )
     parser.add_argument("--log", choices=SINKS, default="auto", help="where to log (default: %(default)s)")
     parser.add_argument(
         "--copy-range",

@@ -14,7 +14,8 @@ from base64 import b64decode
 from ctfw.cli.socket_option import add_socket
 from ctfw.service.client import Client, socket_path
 from ctfw.service.flight import unpack
-from ctfw.service.record import Recorder
+from ctfw.service.record import Blocks
+from ctfw.service.record_file import RecordFile
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,15 +40,15 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def save(arguments: argparse.Namespace) -> int:
     """`ctfw flight save`; returns the exit code."""
-    troubles: list[str] = []
     missed = 0
+    blocks = Blocks()
     with Client(socket_path(arguments.socket)) as client:
         clock = client.call("clock")
         offset = clock["unix"] - clock["now"]
         pages = client.pages("flight")
         first = next(pages, "")  # asked before the file is emptied: the recorder may be off
         try:
-            file = Recorder(arguments.file, troubles.append)
+            file = RecordFile(arguments.file)
         except OSError as error:
             print(f"ctfw: flight: {arguments.file}: {error.strerror or error}", file=sys.stderr)
             return 4 if isinstance(error, PermissionError) else 1
@@ -55,8 +56,8 @@ def save(arguments: argparse.Namespace) -> int:
             if not chunk:
                 missed += chunk is None
                 continue
-            for one in unpack(b64decode(chunk)):
-                file.write(
+            made = [
+                blocks.packet(
                     one.data,
                     one.length,
                     one.now + offset,
@@ -67,9 +68,12 @@ def save(arguments: argparse.Namespace) -> int:
                     one.checksum,
                     one.note(),
                 )
-    file.close()
-    for trouble in troubles:
-        print(f"ctfw: flight: {trouble}", file=sys.stderr)
+                for one in unpack(b64decode(chunk))
+            ]
+            file.write(b"".join(made), len(made))
+    file.close(clock["unix"])
+    if file.error:
+        print(f"ctfw: flight: {arguments.file}: {file.error}", file=sys.stderr)
     lost = f" missed={missed} chunks" if missed else ""
     print(f"saved: file={arguments.file} packets={file.packets}{lost}")
-    return 1 if troubles else 0
+    return 1 if file.error else 0

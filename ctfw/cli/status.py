@@ -118,8 +118,13 @@ def _rows(answer: dict[str, Any], colored: bool) -> Iterator[tuple[str, str]]:
     if eve:
         wrong = f" error={eve['error']}" if eve["error"] else ""
         yield "eve", f"{eve['path']} written={eve['written']} suppressed={eve['suppressed']} lost={eve['lost']}{wrong}"
-    if answer["record"]:
-        yield "record", answer["record"]
+    record = answer["record"]
+    if record:
+        wrong = f" error={record['error']}" if record["error"] else ""
+        yield (
+            "record",
+            f"{record['path']} written={record['written']} slow={record['slow']} ended={record['ended']}{wrong}",
+        )
     for note in answer["notes"]:
         yield "note", note
 

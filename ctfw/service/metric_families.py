@@ -166,6 +166,13 @@ def _eve(parts: Parts) -> Samples:
     return [(("written",), eve.written()), (("lost",), eve.lost()), (("suppressed",), eve.suppressed)]
 
 
+def _record(parts: Parts) -> Samples:
+    """Nothing when nothing is recorded, which only a restart can change."""
+    if parts.recorder is not None:
+        figures = parts.recorder.figures()
+        yield from (((fate,), figures[fate]) for fate in ("written", "slow", "ended"))
+
+
 def _recorder(name: str) -> Callable[[Parts], float | None]:
     def read(parts: Parts) -> float | None:
         figures = parts.flight.figures(time.monotonic_ns())
@@ -372,6 +379,14 @@ FAMILIES: Final = (
         lambda p: p.events.figures()["lost"],
     ),
     Family("ctfw_eve_records_total", COUNTER, "Records of the EVE log by their fate.", ("result",), _eve),
+    Family(
+        "ctfw_record_packets_total",
+        COUNTER,
+        "Packets of the recording (--record) by their fate: written, left out because what it is written to was too "
+        "slow, or because it had ended; absent without one.",
+        ("result",),
+        _record,
+    ),
     _plain("ctfw_recorder_bytes", GAUGE, "What the flight recorder holds; absent when it is off.", _recorder("used")),
     _plain("ctfw_recorder_bytes_limit", GAUGE, "What it may hold; absent when it is off.", _recorder("memory")),
     _plain("ctfw_recorder_age_seconds", GAUGE, "How far back it reaches; absent when it is off.", _recorder("seconds")),

@@ -31,6 +31,7 @@ from ctfw.service.kernel_queue import KernelQueue
 from ctfw.service.notify import Notifier
 from ctfw.service.packet_log import PacketLog
 from ctfw.service.pulse import SPAN, Pulse
+from ctfw.service.recorder import Recorder
 from ctfw.service.reloading import Reloading
 
 SECOND: Final = 1_000_000_000
@@ -48,7 +49,6 @@ class Parts:
 
     started: int
     number: int
-    record: str
     engine: Engine
     queue: Queue
     kernel: KernelQueue
@@ -62,6 +62,7 @@ class Parts:
     pulse: Pulse
     events: EventStream
     eve: EveLog
+    recorder: Recorder | None
 
 
 def watched(
@@ -142,7 +143,7 @@ def answer(parts: Parts, now: int) -> dict[str, Any]:
             "suppressed": parts.packet_log.suppressed + parts.journal.suppressed,
         },
         "control": {"clients": parts.control.count, "dropped": parts.control.dropped},
-        "record": parts.record or None,
+        "record": parts.recorder.figures() if parts.recorder is not None else None,
         "recorder": parts.flight.figures(now),
         "events": parts.events.figures(),
         "eve": parts.eve.figures(),

@@ -34,6 +34,7 @@ _ADDED: Final = (
     ("log", ("lost", "packets", "suppressed")),
     ("events", ("listeners", "lost")),
     ("eve", ("written", "lost", "suppressed")),
+    ("record", ("written", "slow", "ended")),
 )  # fmt: skip
 _LARGEST: Final = ("progress", "delay")
 

@@ -83,7 +83,6 @@ class Gateway:
         self.parts = Parts(
             started=0,
             number=7,
-            record="",
             engine=self.engine,
             queue=queue,
             kernel=kernel,
@@ -108,6 +107,7 @@ class Gateway:
             pulse=Pulse(queue, kernel, watched(self.engine, queue, kernel, journal, account), 0),
             events=events,
             eve=EveLog(self.engine, events),
+            recorder=None,
         )
 
     def _ask(self, number: int) -> list[Handed]:

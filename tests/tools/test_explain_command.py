@@ -19,12 +19,14 @@ from ctfw.ruleset.ruleset import Ruleset
 from ctfw.service.control import Control
 from ctfw.service.pages import PAGE
 from ctfw.service.peers import Peer
-from ctfw.service.record import Recorder
+from ctfw.service.record import Blocks
+from ctfw.service.record_file import RecordFile
 from ctfw.service.session import Refused, Session
 from ctfw.tools import explain_live
 from ctfw.tools.build_packet import Talk
 
 ROOT = Peer(1, 0, frozenset({0}))
+T = 1_700_000_000_000_000_000
 RULES = """version: 1
 policy: {input: drop, forward: drop, output: accept}
 rules:
@@ -83,13 +85,13 @@ def test_as_json(rules: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_frame_of_a_capture(rules: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "traffic.pcapng"
-    recorder, talk = Recorder(str(path)), Talk()
+    recording, blocks, talk = RecordFile(str(path)), Blocks(), Talk()
     for number, text in enumerate((f"{CLIENT} syn", f"{SERVER} syn ack", f"{CLIENT} ack", f"{CLIENT} ack ack=70000")):
         data = talk.build(parse(text))
         talk.arrived()
         way = ("wan0", "lan0") if text.startswith(SERVER) else ("lan0", "wan0")
-        recorder.write(data, len(data), 1_700_000_000_000_000_000 + number, FORWARD, *way, 0, VERIFIED)
-    recorder.close()
+        recording.write(blocks.packet(data, len(data), T + number, FORWARD, *way, 0, VERIFIED))
+    recording.close(T)
     options = ["--rules", rules, "--pcap", str(path), "--frame"]
     assert "state        NEW ORIGINAL" in lines(capsys, *options, "1")
     assert "state        ESTABLISHED REPLY" in lines(capsys, *options, "2")

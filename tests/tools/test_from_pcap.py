@@ -11,7 +11,8 @@ from ctfw import cli, config
 from ctfw.config.packet_words import parse
 from ctfw.nfqueue import VERIFIED
 from ctfw.packet import FORWARD, decode
-from ctfw.service.record import Annotation, Recorder
+from ctfw.service.record import Annotation, Blocks
+from ctfw.service.record_file import RecordFile
 from ctfw.tools import from_pcap, rule_tests
 from ctfw.tools.build_packet import Talk
 from ctfw.tools.capture import Frame
@@ -172,10 +173,11 @@ def test_any_payload_can_be_said(data: bytes) -> None:
 @pytest.fixture
 def capture(tmp_path: Path) -> Path:
     path = tmp_path / "traffic.pcapng"
-    recorder = Recorder(str(path))
+    recording, blocks = RecordFile(str(path)), Blocks()
     for frame, _ in frames([*OPENED, (f"udp {A}:1 > {B}:53", 0)]):
-        recorder.write(frame.data, frame.length, frame.time or 0, FORWARD, "lan0", "wan0", 0, VERIFIED)
-    recorder.close()
+        time = frame.time or 0
+        recording.write(blocks.packet(frame.data, frame.length, time, FORWARD, "lan0", "wan0", 0, VERIFIED))
+    recording.close(0)
     return path
 
 

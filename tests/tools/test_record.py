@@ -1,28 +1,26 @@
-"""Recordings: what is written can be read again, and trouble with the file stays out of the packet loop."""
+"""Recordings: what is written can be read again, whatever trouble there was with the file."""
 
 from __future__ import annotations
 
 import io
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from daemon.full_disk import file_size_limit
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ctfw.packet import FORWARD, HOOK_NAMES, INPUT, OUTPUT
 from ctfw.service import record
-from ctfw.service.record import CHECKSUMS, Annotation, Recorder, annotation, parse_annotation
-from ctfw.tools.capture import Frame, read
+from ctfw.service.record import CHECKSUMS, Annotation, Blocks, annotation, parse_annotation
+from ctfw.service.record_file import RecordFile
+from ctfw.tools.capture import Frame, Gaps, read
 
 T = 1_700_000_000_123_456_789
-SECOND = 1_000_000_000
 PACKET = bytes.fromhex("4500001c00004000401100000a0000010a000002003500350008000a")
 
 
@@ -30,31 +28,30 @@ def frames(path: Path) -> list[Frame]:
     return list(read(io.BytesIO(path.read_bytes())))
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """A full disk, as far as this process can tell: writing beyond `size` fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def missing(path: Path) -> int:
+    """What the file says that it misses."""
+    gaps = Gaps()
+    list(read(io.BytesIO(path.read_bytes()), gaps))
+    return gaps.missing
+
+
+def block(time: int = T, data: bytes = PACKET, missing: int = 0) -> bytes:
+    return Blocks().packet(data, 28, time, FORWARD, "lan0", "wan0", 0, "verified", missing=missing)
 
 
 def test_packets_are_read_again_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    recorder = Recorder(str(path))
-    recorder.write(PACKET, 28, T, FORWARD, "lan0", "wan0", 0, "verified")
-    recorder.write(PACKET[:21], 28, T + 1, INPUT, "lan0", "", 0x10, "unverified")
-    recorder.write(b"", 0, T + 2, OUTPUT, "", "wan0", 0xFFFFFFFF, "partial")
-    recorder.close()
-    recorder.close()
+    file, blocks = RecordFile(str(path)), Blocks()
+    file.write(blocks.packet(PACKET, 28, T, FORWARD, "lan0", "wan0", 0, "verified"))
+    file.write(blocks.packet(PACKET[:21], 28, T + 1, INPUT, "lan0", "", 0x10, "unverified"))
+    file.write(blocks.packet(b"", 0, T + 2, OUTPUT, "", "wan0", 0xFFFFFFFF, "partial", "a note", 7))
+    file.close(T + 2)
     assert frames(path) == [
         Frame(T, 101, PACKET, 28, ("ctfw chain=forward in=lan0 out=wan0 mark=0x0 checksum=verified",)),
         Frame(T + 1, 101, PACKET[:21], 28, ("ctfw chain=input in=lan0 mark=0x10 checksum=unverified",)),
-        Frame(T + 2, 101, b"", 0, ("ctfw chain=output out=wan0 mark=0xffffffff checksum=partial",)),
+        Frame(T + 2, 101, b"", 0, ("ctfw chain=output out=wan0 mark=0xffffffff checksum=partial", "a note")),
     ]
-    assert (recorder.packets, recorder.lost, recorder.errors) == (3, 0, 0)
+    assert (file.packets, file.lost, file.error) == (3, 0, "")
 
 
 @given(
@@ -113,92 +110,92 @@ def test_any_comment_is_read_or_refused(text: str) -> None:
 
 def test_recording_is_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    Recorder(str(path)).close()
+    RecordFile(str(path)).close(T)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_file_that_cannot_be_opened_or_written_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Recorder(str(tmp_path / "missing" / "a.pcapng"))
+        RecordFile(str(tmp_path / "missing" / "a.pcapng"))
     with pytest.raises(OSError, match="No space left"):
-        Recorder("/dev/full")
+        RecordFile("/dev/full")
 
 
-def test_full_disk_stops_the_recording_with_one_line_and_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_full_disk_ends_the_recording_and_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    lines: list[str] = []
-    recorder = Recorder(str(path), lines.append)
+    file = RecordFile(str(path))
     with file_size_limit(1000):
         for number in range(100):
-            recorder.write(PACKET, 28, T + number * 2 * SECOND, FORWARD, "lan0", "wan0", 0, "verified")
-    recorder.flush()
-    recorder.close()
-    assert (recorder.errors, recorder.packets + recorder.lost) == (1, 100)
-    assert len(lines) == 1 and "File too large" in lines[0]
-    assert recorder.packets > 3
-    assert [f.time for f in frames(path)] == [T + n * 2 * SECOND for n in range(recorder.packets)]
+            file.write(block(T + number))
+    file.write(block())  # there is room again, and a hole before it that nobody would see
+    assert "File too large" in file.error
+    assert (file.packets > 3, file.packets + file.lost) == (True, 101)
+    assert path.stat().st_size <= 1000
+    file.close(T)
+    assert [f.time for f in frames(path)] == [T + n for n in range(file.packets)]
+    assert missing(path) == file.lost
 
 
-def test_packets_in_the_buffer_of_a_failing_write_are_counted_as_lost(tmp_path: Path) -> None:
+def test_packets_of_a_failing_write_are_counted_as_lost_all_of_them(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    recorder = Recorder(str(path), lambda line: None)
-    recorder.write(PACKET, 28, T, FORWARD, "lan0", "wan0", 0, "verified")
+    file = RecordFile(str(path))
+    file.write(block())
     with file_size_limit(path.stat().st_size + 300):
-        for _ in range(10):
-            recorder.write(PACKET, 28, T, FORWARD, "lan0", "wan0", 0, "verified")
-        recorder.close()
-    assert (recorder.errors, recorder.packets, recorder.lost) == (1, 1, 10)
-    assert len(frames(path)) == 1
+        file.write(block() * 10, 10)
+        file.close(T)
+    assert (file.packets, file.lost, len(frames(path)), missing(path)) == (1, 10, 1, 10)
 
 
-def test_reader_of_a_pipe_that_goes_away_stops_the_recording() -> None:
+def test_disk_that_takes_nothing_at_the_end_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    file = RecordFile(str(path))
+    file.write(block())
+    with file_size_limit(path.stat().st_size + 10):
+        file.close(T)
+    assert (len(frames(path)), "File too large" in file.error) == (1, True)
+
+
+def test_reader_of_a_pipe_that_goes_away_ends_the_recording() -> None:
     reader, writer = os.pipe()
-    lines: list[str] = []
     try:
-        recorder = Recorder(f"/dev/fd/{writer}", lines.append)
+        file = RecordFile(f"/dev/fd/{writer}")
         os.close(reader)
-        recorder.write(PACKET, 28, T, FORWARD, "lan0", "wan0", 0, "verified")
-        recorder.write(PACKET, 28, T, FORWARD, "lan0", "wan0", 0, "verified")
-        recorder.close()
+        file.write(block())
+        file.write(block())
+        file.close(T)
     finally:
         os.close(writer)
-    assert (recorder.errors, recorder.packets, recorder.lost) == (1, 0, 2)
-    assert len(lines) == 1 and "Broken pipe" in lines[0]
+    assert (file.packets, file.lost) == (0, 2)
+    assert "Broken pipe" in file.error
 
 
-def test_recording_stops_at_its_limit(tmp_path: Path) -> None:
+def test_recording_ends_at_its_limit_and_says_what_came_after(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    lines: list[str] = []
-    recorder = Recorder(str(path), lines.append, limit=1000)
-    for _ in range(50):
-        recorder.write(PACKET, 28, T, FORWARD, "lan0", "wan0", 0, "verified")
-    recorder.close()
-    assert len(lines) == 1 and "limit of 1000 bytes" in lines[0]
-    assert 800 < path.stat().st_size <= 1000
-    assert len(frames(path)) == recorder.packets > 0
-    assert (recorder.errors, recorder.packets + recorder.lost) == (0, 50)
+    for limit in range(1000, 1000 + len(block()), 4):
+        file = RecordFile(str(path), limit)
+        for _ in range(50):
+            file.write(block())
+        file.close(T)
+        assert file.error == f"the limit of {limit} bytes is reached"
+        assert limit - len(block()) < path.stat().st_size <= limit
+        assert (len(frames(path)), missing(path)) == (file.packets, file.lost)
+        assert (file.packets > 0, file.packets + file.lost) == (True, 50)
 
 
-def test_nothing_older_than_a_second_stays_in_the_buffer(tmp_path: Path) -> None:
+def test_what_is_missing_is_said_where_it_is_and_at_the_end_and_summed_up_once(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    recorder = Recorder(str(path))
-    recorder.write(PACKET, 28, T, FORWARD, "lan0", "wan0", 0, "verified")
-    recorder.write(PACKET, 28, T + SECOND - 1, FORWARD, "lan0", "wan0", 0, "verified")
-    assert len(frames(path)) == 1
-    recorder.write(PACKET, 28, T + SECOND, FORWARD, "lan0", "wan0", 0, "verified")
-    assert len(frames(path)) == 3
-    recorder.write(PACKET, 28, T + SECOND + 1, FORWARD, "lan0", "wan0", 0, "verified")
-    recorder.flush()
-    assert len(frames(path)) == 4
-    recorder.close()
+    file = RecordFile(str(path))
+    file.write(block() + block(missing=3) + block(missing=1 << 40), 3)
+    assert missing(path) == 3 + (1 << 40)
+    file.close(T, 3 + (1 << 40) + 5)
+    assert missing(path) == 3 + (1 << 40) + 5
 
 
-def test_comments_kept_ready_are_bounded(tmp_path: Path) -> None:
-    recorder = Recorder(str(tmp_path / "a.pcapng"))
+def test_comments_kept_ready_are_bounded() -> None:
+    blocks = Blocks()
     for mark in range(record.MAX_CACHED * 3):
-        recorder.write(PACKET, 28, T, FORWARD, "lan0", "wan0", mark, "verified")
-        assert len(recorder._comments) <= record.MAX_CACHED
-    recorder.close()
+        blocks.packet(PACKET, 28, T, FORWARD, "lan0", "wan0", mark, "verified")
+        assert len(blocks._comments) <= record.MAX_CACHED
 
 
 def test_tcpdump_reads_a_recording(tmp_path: Path) -> None:
@@ -206,15 +203,14 @@ def test_tcpdump_reads_a_recording(tmp_path: Path) -> None:
     if tcpdump is None:
         pytest.skip("tcpdump is not installed")
     path = tmp_path / "a.pcapng"
-    recorder = Recorder(str(path))
-    recorder.write(PACKET, 28, T, FORWARD, "lan0", "wan0", 0, "verified")
-    recorder.write(PACKET[:27], 28, T, FORWARD, "lan0", "wan0", 0, "verified")
-    recorder.close()
+    file = RecordFile(str(path))
+    file.write(block(missing=1) + block(data=PACKET[:27]), 2)
+    file.close(T, 1)
     command = [tcpdump, "-n", "-tt", "--nano", "-r", "-"]
     shown = subprocess.run(command, input=path.read_bytes(), capture_output=True, check=True).stdout.decode()
     assert shown.count("1700000000.123456789 IP 10.0.0.1.53 > 10.0.0.2.53") == 2
 
 
 def test_the_recorder_does_without_scapy() -> None:
-    code = "import sys, ctfw.service.record; sys.exit('scapy' in sys.modules)"
+    code = "import sys, ctfw.service.recorder; sys.exit('scapy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

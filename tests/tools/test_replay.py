@@ -27,7 +27,8 @@ from ctfw.cli import replay as command
 from ctfw.cli.changes import rfc3339
 from ctfw.nfqueue import PARTIAL, UNVERIFIED, VERIFIED
 from ctfw.packet import FORWARD, INPUT, OUTPUT
-from ctfw.service.record import Annotation, Recorder
+from ctfw.service.record import Annotation, Blocks
+from ctfw.service.record_file import RecordFile
 from ctfw.tools.capture import CaptureError, Frame, read
 from ctfw.tools.replay import Replay, Result
 
@@ -255,7 +256,7 @@ def test_frames_without_a_time_are_judged_at_the_time_reached() -> None:
 
 def test_a_recording_is_judged_as_the_daemon_judged_it(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    recorder = Recorder(str(path))
+    recording, blocks = RecordFile(str(path)), Blocks()
     packets = [
         (tcp("S", 100), FORWARD, "lan0", "wan0", "verified"),
         (tcp("S", 100), FORWARD, "wan0", "lan0", "verified"),
@@ -265,8 +266,8 @@ def test_a_recording_is_judged_as_the_daemon_judged_it(tmp_path: Path) -> None:
         (tcp("S", 1, dport=22), INPUT, "odd name=%", "", "verified"),
     ]
     for number, (data, hook, indev, outdev, checksum) in enumerate(packets):
-        recorder.write(data, len(data), T + number, hook, indev, outdev, 0, checksum)
-    recorder.close()
+        recording.write(blocks.packet(data, len(data), T + number, hook, indev, outdev, 0, checksum))
+    recording.close(T)
     results, _ = replayed(list(read(io.BytesIO(path.read_bytes()))))
     assert words(results) == [
         "NEW accept web",
@@ -280,6 +281,17 @@ def test_a_recording_is_judged_as_the_daemon_judged_it(tmp_path: Path) -> None:
 
 
 # The command
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_what_the_capture_misses_is_said(against: bool, files: Files) -> None:
+    recording, data = RecordFile(str(files.folder / "a.pcapng")), udp()
+    recording.write(Blocks().packet(data, len(data), T, FORWARD, "lan0", "wan0", 0, "verified", missing=3))
+    recording.close(T, 4)
+    options = ["--against", str(files.rules)] if against else []
+    code, out, _ = files.replay(recording.path, *options)
+    note = "missing in the capture, as it says itself; what follows may be judged otherwise: 4"
+    assert (code, f"             {note}" in out.splitlines()) == (0, True)
 
 
 class Files:
