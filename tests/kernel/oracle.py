@@ -13,12 +13,13 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from random import Random
 from typing import Final
 
 from kernel import conversations
 from kernel.adapter import Engine
-from kernel.compare import Counts, Talked, hold, minimise, pair
+from kernel.compare import Counts, Talked, hold, in_time, minimise, pair
 from kernel.conversations.step import Conversation
 from kernel.gateway import Gateway
 
@@ -101,7 +102,7 @@ def expire(gateway: Gateway, engine: Engine, names: Iterator[str], counts: Count
     """The same with pauses, and not made short."""
     for name in names:
         knobs, held = expiring(name)
-        for at, talk in enumerate(hold(gateway, engine, held, knobs, PAUSE, counts)):
+        for at, talk in enumerate(in_time(partial(hold, gateway, engine, held, counts=counts), knobs, PAUSE)):
             if talk.difference:
                 talk.log.insert(0, f"{name}/{at} knobs {knobs}")
                 yield talk

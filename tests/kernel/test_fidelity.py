@@ -7,12 +7,13 @@ fail, and that the one sum in which ctfw follows the standard and not the kernel
 
 import socket
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 import pytest
 from kernel import packets
 from kernel.adapter import Engine
-from kernel.compare import Counts, Talked, hold, pair
+from kernel.compare import Counts, Talked, hold, in_time, pair
 from kernel.conversations import KINDS
 from kernel.conversations.corners import CORNERS, cells
 from kernel.gateway import CLIENT_SIDE, Gateway
@@ -68,7 +69,7 @@ def test_random_conversations_of_each_kind(gateway: Gateway, engine: Engine, kin
 @FAMILIES
 def test_conversations_that_outlive_their_time_outs(gateway: Gateway, engine: Engine, family: str) -> None:
     knobs, held = expiring(f"test/{family}/0")
-    agree(hold(gateway, engine, held, knobs, PAUSE))
+    agree(in_time(partial(hold, gateway, engine, held), knobs, PAUSE))
 
 
 @FAMILIES
