@@ -41,6 +41,7 @@ FILES: Final = (
     ("/run/ctfw/control.sock", "The control socket; root and members of the group ctfw may use it."),
     ("/var/lib/ctfw", "What outlives a restart."),
     ("/var/lib/ctfw-hook", "The kernel rules that were applied last; root's own."),
+    ("/var/log/ctfw/eve.json", "The EVE log, where the rule file has a section `eve`."),
     ("/usr/share/ctfw/rules.schema.json", "The JSON Schema of the rule file, for editors."),
     ("/usr/share/doc/ctfw", "The documentation, and a rule file of a home gateway in examples."),
 )

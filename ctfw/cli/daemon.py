@@ -55,7 +55,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--state",
         metavar="DIRECTORY",
         default=os.environ.get("STATE_DIRECTORY", ""),
-        help="where the members of dynamic sets are kept over a restart (default: STATE_DIRECTORY, else nowhere)",
+        help="where connections, members of dynamic sets and the last good rules outlive a stop "
+        "(default: STATE_DIRECTORY, else nowhere)",
     )
     parser.add_argument(
         "--readers",

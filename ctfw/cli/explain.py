@@ -48,7 +48,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "and the first thing in which it differs, the verdict, the connection afterwards; of an INVALID packet the "
         "reason in numbers. As in: ctfw explain 'tcp 192.168.1.7:40000 > 203.0.113.9:443 syn' --in lan0",
     )
-    parser.add_argument("packet", metavar="PACKET", nargs="?", help="the packet in words (docs/packets.md)")
+    parser.add_argument("packet", metavar="PACKET", nargs="?", help="the packet in words (see the page packets.md)")
     parser.add_argument("--rules", metavar="FILE", help=f"the rule file (default: {DEFAULT_PATH})")
     parser.add_argument("--chain", choices=CHAINS, default=HOOK_NAMES[FORWARD], help="its chain (default: %(default)s)")
     parser.add_argument("--in", dest="indev", metavar="NAME", default="", help="the interface that it comes by")

@@ -45,7 +45,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--confirm",
         metavar="SECONDS",
         type=_seconds,
-        help="the old rules come back after so many seconds unless somebody confirms the new ones",
+        help="the old rules come back after so many seconds, 5 to 3600, unless somebody confirms the new ones",
     )
     what.add_argument("--confirmed", action="store_true", help="confirm: the rules on trial stay")
     what.add_argument("--rollback", action="store_true", help="end the trial: the old rules come back at once")

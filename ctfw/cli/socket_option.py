@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from ctfw.service.control import DEFAULT_PATH
+
 
 def add_socket(parser: argparse.ArgumentParser) -> None:
     """Adds --socket."""
-    parser.add_argument("--socket", metavar="PATH", help="the control socket (default: CTFW_SOCKET or the usual one)")
+    words = f"the control socket (default: CTFW_SOCKET, else {DEFAULT_PATH})"
+    parser.add_argument("--socket", metavar="PATH", help=words)

@@ -44,7 +44,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("-b", "--batch", action="store_true", help="print lines instead of a screen, all connections")
     parser.add_argument("-n", "--count", type=int, default=0, metavar="N", help="end after so many looks")
-    parser.add_argument("-d", "--delay", type=_seconds, default=DELAY, metavar="SECONDS", help="between two looks")
+    between = "between two looks (default: 2)"
+    parser.add_argument("-d", "--delay", type=_seconds, default=DELAY, metavar="SECONDS", help=between)
     parser.add_argument("--sort", choices=ORDERS, default="rate", help="order by this (default: rate)")
     parser.add_argument("--reverse", action="store_true", help="the other way round")
     parser.add_argument("--rows", type=int, default=0, metavar="N", help="so many connections at most")

@@ -270,7 +270,8 @@ def _daemon(daemon: _Daemon) -> Iterator[Finding]:
         yield Finding(WARN, "daemon", "what the queue itself drops cannot be counted", advice)
     if queue["uncheckable"]:
         text = f"checksums that nobody could verify, for packets were cut: {queue['uncheckable']}"
-        yield Finding(WARN, "daemon", text, "restart ctfw after a change of MTU; do not set --copy-range below it")
+        advice = "no fault where fragments were joined; else restart ctfw, which looks for the MTU, and without --copy-range"
+        yield Finding(WARN, "daemon", text, advice)
     if connections["entries"] > connections["max"] * 9 // 10:
         text = f"connection table nearly full: {connections['entries']} of {connections['max']}"
         yield Finding(WARN, "daemon", text, "raise conntrack.max, or set conntrack.per_source")
