@@ -18,7 +18,6 @@ import gzip
 import importlib.util
 import os
 import py_compile
-import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,16 @@ ROOT: Final = HERE.parent
 
 BUNDLED: Final = ("netfilterqueue", "mypy_extensions")  # not in Debian, or there too old
 DEBIAN: Final = ("yaml", "systemd")  # python3-yaml, python3-systemd
+
+# What the pages link to in a checkout, and where that lies beside the installed ones.
+LINKS: Final = (
+    ("docs/", ""),
+    ("../README.md", "README.md"),
+    ("../rules.example.yaml", "examples/rules.example.yaml"),
+    ("rules.example.yaml", "examples/rules.example.yaml"),
+    ("LICENSE", "copyright"),
+    ("ctfw/", "../../../lib/ctfw/ctfw/"),
+)
 
 ROTATION: Final = "/etc/logrotate.d/ctfw"
 LEFT: Final = ("/etc/ctfw", ROTATION, "/var/lib/ctfw", "/var/lib/ctfw-hook")
@@ -151,13 +160,18 @@ def documentation(tree: Tree, packaged: bool) -> None:
     output(str(HERE / "manual.py"), str(made))
     output(str(HERE / "completion.py"), str(made))
     for manual, folder in (("ctfw.8", "man8"), ("ctfw-rules.5", "man5")):
-        tree.write(f"{share}/man/{folder}/{manual}.gz", gzip.compress((made / manual).read_bytes(), mtime=0))
+        text = (made / manual).read_text(encoding="utf-8").replace("/usr/share", share)
+        tree.write(f"{share}/man/{folder}/{manual}.gz", gzip.compress(text.encode(), mtime=0))
     tree.copy(made / "ctfw.bash", f"{share}/bash-completion/completions/ctfw")
     tree.copy(made / "ctfw.zsh", f"{share}/zsh/{'vendor-completions' if packaged else 'site-functions'}/_ctfw")
     shutil.rmtree(made)
     for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = re.sub(r"\]\((docs/)", "](", page.read_text(encoding="utf-8"))
+        text = page.read_text(encoding="utf-8").replace("/usr/share", share)
+        for there, here in LINKS:
+            text = text.replace(f"]({there}", f"]({here}")
         tree.write(f"{share}/doc/ctfw/{page.name}", text)
+    if not packaged:  # Debian has its own file for that
+        tree.copy(ROOT / "LICENSE", f"{share}/doc/ctfw/copyright")
     example = (ROOT / "rules.example.yaml").read_text(encoding="utf-8")
     tree.write(f"{share}/doc/ctfw/examples/rules.example.yaml", example.replace("/usr/share", share))
 
