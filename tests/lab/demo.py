@@ -213,9 +213,10 @@ def run(record: Path | None, counters: Path | None) -> int:
             owner = record.absolute().parent.stat()
             os.chown(record, owner.st_uid, owner.st_gid)
     if record:
+        program = os.path.relpath(Path(sys.executable).with_name("ctfw"))
         print(
             f"\nEvery packet of it is in {record}. Ask again what the rules say to them: "
-            f"ctfw replay {shlex.quote(str(record))} --rules {RULES.name}"
+            f"{program} replay {shlex.quote(str(record))} --rules {RULES.name}"
         )
     return 0 if good and not code else 1
 
