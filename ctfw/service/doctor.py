@@ -270,7 +270,7 @@ def _daemon(daemon: _Daemon) -> Iterator[Finding]:
         yield Finding(WARN, "daemon", "what the queue itself drops cannot be counted", advice)
     if queue["uncheckable"]:
         text = f"checksums that nobody could verify, for packets were cut: {queue['uncheckable']}"
-        advice = "no fault where fragments were joined; else restart ctfw, which looks for the MTU, and without --copy-range"
+        advice = "no fault where fragments were joined; else restart ctfw after a change of MTU, without --copy-range"
         yield Finding(WARN, "daemon", text, advice)
     if connections["entries"] > connections["max"] * 9 // 10:
         text = f"connection table nearly full: {connections['entries']} of {connections['max']}"
