@@ -149,6 +149,13 @@ class Table:
         """The connections whose original tuple is in shard ``number`` (0 to ``shards`` - 1), expired ones included."""
         return [conn for key, conn in self._shards[number].items() if conn.key == key]
 
+    def with_tuple_in(self, number: int) -> list[Conn]:
+        """The connections that have either tuple in shard ``number``: of all shards, each connection twice.
+
+        They are listed by one step, so whoever is interrupted for packets (where this is not compiled) may ask.
+        """
+        return list(self._shards[number].values())
+
     def youngest(self, number: int, since: i64) -> list[Conn]:
         """Those of ``shard(number)`` that came into the table at ``since`` or later, the newest first."""
         found: list[Conn] = []

@@ -382,7 +382,7 @@ class Reloading:
 def _look_again(tracker: ConnTrack, generation: int, kill: bool, now: int) -> None:
     """Has the rules look again at the connections that those of ``generation`` have accepted, or ends them."""
     for shard in range(tracker.table.shards):
-        for conn in tracker.table.shard(shard):
+        for conn in tracker.table.with_tuple_in(shard):
             if conn.generation == generation:
                 conn.generation = NEVER
                 if kill:
