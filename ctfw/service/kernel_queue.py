@@ -110,6 +110,7 @@ class KernelQueue:
         self._is_flowing = False
         self._last = -1  # the number of the last message that was put aside
         self._proc: IO[str] | None = None
+        self._dropped = [0, 0]  # from the queue, and on the way into the socket
         self.sock = kept if kept is not None else _bind(number)
         self.sock.settimeout(_ANSWER)
         try:
@@ -178,15 +179,18 @@ class KernelQueue:
     def figures(self) -> dict[str, int] | None:
         """What the kernel says of this queue: waiting, queue_dropped, socket_dropped, numbered (the last number given).
 
-        None if it may not be read.
+        None if it may not be read. Numbers begin anew after 32 bits. The kernel's counts of what it dropped do so too,
+        which a flood makes them do within hours; these here go on, if they are looked at more often than that.
         """
         fields = self._fields()
         if not fields:
             return None
+        for place, field in enumerate(fields[5:7]):
+            self._dropped[place] += (field - self._dropped[place]) & 0xFFFFFFFF
         return {
             "waiting": fields[2],
-            "queue_dropped": fields[5],
-            "socket_dropped": fields[6],
+            "queue_dropped": self._dropped[0],
+            "socket_dropped": self._dropped[1],
             "numbered": fields[7],
         }
 
