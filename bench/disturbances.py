@@ -6,7 +6,6 @@ rules, sets of as many addresses as a list from the net has, logs that nobody re
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -74,6 +73,7 @@ class Case:
     crowd: int = 1
     seconds: int = 2
     beside: Mapping[str, str] = field(default_factory=dict)
+    pipes: tuple[str, ...] = ()
 
 
 def nothing(gateway: Gateway) -> None:
@@ -136,11 +136,21 @@ def subscribed(gateway: Gateway) -> None:
         traffic(gateway)
 
 
-def traffic(gateway: Gateway) -> None:
+def traffic(gateway: Gateway, data: bytes = b"x") -> None:
     with gateway.net.client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for number in range(500):
-            sender.sendto(b"x", (SERVER, 10_000 + number))
+            sender.sendto(data, (SERVER, 10_000 + number))
     time.sleep(0.05)
+
+
+def large(gateway: Gateway) -> None:
+    traffic(gateway, bytes(1400))
+
+
+def crammed(gateway: Gateway) -> None:
+    """Until packets are missing in the recording: its pipe is full, and so is what waits for it."""
+    while not gateway.status()["record"]["slow"]:
+        large(gateway)
 
 
 def full(gateway: Gateway) -> None:
@@ -176,12 +186,6 @@ def ended(gateway: Gateway) -> None:
     traffic(gateway)
     with gateway.client() as client:
         client.call("flush")
-
-
-def stuck(gateway: Gateway) -> None:
-    """Opens the pipe for reading, so that it can be filled, and reads nothing."""
-    os.mkfifo(gateway.directory / "eve")
-    gateway.hold(os.open(gateway.directory / "eve", os.O_RDONLY | os.O_NONBLOCK))
 
 
 def members(gateway: Gateway) -> None:
@@ -233,7 +237,8 @@ CASES: Final = (
     Case("stats asked by eight at once", question("stats"), crowd=8),
     Case(f"{CROWD} clients that say nothing, and hostile ones", hostile, crowd=4),
     Case("every packet logged, into a log that nobody reads", traffic, rules=LOGGED),
-    Case("flows logged as EVE, into a pipe that nobody reads", ended, rules=FLOWS, prepare=stuck),
+    Case("flows logged as EVE, into a pipe that nobody reads", ended, rules=FLOWS, pipes=("eve",)),
+    Case("every packet recorded, into a pipe that nobody reads", large, prepare=crammed, pipes=("record",)),
     Case("events wanted by four who read none", subscribed, crowd=4),
     Case("a set added to, and written", adding),
     Case("the flight recorder read out", paged("flight"), rules=RECORDED, prepare=full),

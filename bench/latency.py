@@ -37,7 +37,7 @@ def measure(case: Case, programs: Programs) -> dict[str, float]:
     """The figures of the best round, in milliseconds, for the longest turn and for the longest round trip each."""
     print(f"latency: {case.name}", file=sys.stderr, flush=True)
     with contextlib.ExitStack() as stack:
-        gateway = Gateway(case.rules, programs, stack, case.beside)
+        gateway = Gateway(case.rules, programs, stack, case.beside, case.pipes)
         case.prepare(gateway)
         if case.disturb is hostile:
             for _ in range(CROWD):

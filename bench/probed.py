@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,18 +26,26 @@ PATIENCE: Final = 30.0
 class Gateway:
     """A ctfw on a gateway of its own, with the ends of the probe.
 
-    HERE in ``rules`` is its directory, which holds the files ``beside`` them, by name.
+    HERE in ``rules`` is its directory, which holds the files ``beside`` them, by name, and pipes of these names, open
+    for reading, so that they can be filled, and never read. One called `record` gets every packet.
     """
 
     def __init__(
-        self, rules: str, programs: Programs, stack: contextlib.ExitStack, beside: Mapping[str, str] | None = None
+        self,
+        rules: str,
+        programs: Programs,
+        stack: contextlib.ExitStack,
+        beside: Mapping[str, str],
+        pipes: Sequence[str],
     ) -> None:
-        self._stack = stack
         self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctfw-bench-")))
         self.socket = str(self.directory / "control.sock")
         self.rules = self.directory / "rules.yaml"
-        for name, text in (beside or {}).items():
+        for name, text in beside.items():
             (self.directory / name).write_text(text)
+        for name in pipes:
+            os.mkfifo(self.directory / name)
+            stack.callback(os.close, os.open(self.directory / name, os.O_RDONLY | os.O_NONBLOCK))
         self.rules.write_text(rules.replace("HERE", str(self.directory)))
         self.net = stack.enter_context(Network())
         self.net.queue()
@@ -47,8 +55,9 @@ class Gateway:
         self.log, log = os.pipe()
         fcntl.fcntl(log, fcntl.F_SETPIPE_SZ, PIPE)
         self._longest = self.directory / "longest"
+        recording = ("--record", str(self.directory / "record")) if "record" in pipes else ()
         run = (sys.executable, "-P", str(Path(__file__).with_name("turns.py")), str(self._longest), "run")
-        command = (*_nice(), *run, *files, "--log", "stderr")
+        command = (*_nice(), *run, *files, *recording, "--log", "stderr")
         daemon = self.net.gateway.start(command, stderr=log)
         os.close(log)
         stack.callback(os.close, self.log)
@@ -60,10 +69,6 @@ class Gateway:
         stack.callback(server.kill)
         assert server.stdout is not None
         server.stdout.readline()
-
-    def hold(self, descriptor: int) -> None:
-        """Keeps it open as long as the gateway is there."""
-        self._stack.callback(os.close, descriptor)
 
     def client(self) -> Client:
         return Client(self.socket, PATIENCE)
