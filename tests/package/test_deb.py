@@ -258,7 +258,9 @@ def recovery(name: str) -> str:
 
 def purged_it_leaves_nothing(net: Network, system: System) -> None:
     system.run("rm", "-r", "/etc/systemd/system/ctfw.service.d")  # the test's own
+    system.run("sh", "-c", "echo exit 101 >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d")  # as in an image
     system.run("dpkg", "--purge", "ctfw")
+    system.run("rm", "/usr/sbin/policy-rc.d")
     with net.client:
         assert connect(SERVER, SHUT) == "connected"
     left = set(system.run("sh", "-c", LIST).stdout.splitlines())
