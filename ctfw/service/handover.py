@@ -29,6 +29,7 @@ from typing import Final
 
 from ctfw.config import Stored
 from ctfw.engine import Engine
+from ctfw.service.beside import begin
 from ctfw.service.boot import boot_id
 from ctfw.service.descriptors import Descriptors
 from ctfw.service.journal import NOTICE, WARNING, Journal
@@ -176,8 +177,10 @@ class TableKeeper:
             self._copied, self._copied_at, self._is_outdated = saving.complete, now, False
             log = saving.log_of(saving.complete)
             size = os.fstat(log).st_size  # now, for what was taken out may be appended while it is copied
-            self._copying = threading.Thread(target=self._copy, args=(log, size, True), daemon=True)
-            self._copying.start()
+            try:
+                self._copying = begin(self._copy, log, size, True)
+            except OSError as error:
+                self._complain(error)
 
     def note_removed(self) -> None:
         """Somebody took connections out by hand: puts that on record at once, and in the file soon."""

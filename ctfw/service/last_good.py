@@ -174,7 +174,10 @@ def _in_a_thread(work: Callable[[], None]) -> str:
         finally:
             over.release()
 
-    _thread.start_new_thread(run, ())
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError as error:  # the system has none to give
+        return str(error)
     over.acquire()
     return told[0] if told else "internal error"
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ctfw.ruleset.ruleset import Ruleset
+from ctfw.service.beside import begin
 from ctfw.service.members import restore, texts
 from ctfw.service.whole_file import replacing
 
@@ -57,8 +58,11 @@ class SetsKeeper:
             if time.monotonic_ns() > until:
                 return
         made, self._made, self._texts = self._made, [], None
-        self._writer = threading.Thread(target=self._write, args=(made,), daemon=True)
-        self._writer.start()
+        try:
+            self._writer = begin(self._write, made)
+        except OSError as error:
+            self._error = error
+            self._tell()
 
     def close(self, ruleset: Ruleset) -> None:
         """The last writing, which is waited for."""

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ctfw.config import MetricsSettings
+from ctfw.service.beside import begin
 from ctfw.service.journal import NOTICE, WARNING, Journal
 from ctfw.service.kinds import SINK_FAILED, SINK_WORKS
 from ctfw.service.metrics import lines
@@ -52,8 +53,8 @@ class Textfile:
         before, self._settings = self._settings, settings
         self._making, self._made, self._trouble, self._next = None, [], "", 0
         if before is not None:
-            self._writer = threading.Thread(target=_remove, args=(before.textfile, self._writer), daemon=True)
-            self._writer.start()
+            with contextlib.suppress(OSError):  # then it stays
+                self._writer = begin(_remove, before.textfile, self._writer)
 
     def tick(self, now: int) -> None:
         """A piece of the text, when it is time for one."""
@@ -75,8 +76,11 @@ class Textfile:
             self._making = None
             text = "".join(self._made).encode()
             self._made = []
-            self._writer = threading.Thread(target=self._write, args=(settings.textfile, text), daemon=True)
-            self._writer.start()
+            try:
+                self._writer = begin(self._write, settings.textfile, text)
+            except OSError as error:
+                self._found = (str(error.strerror), settings.textfile)
+                self._tell(settings.textfile)
 
     def close(self) -> None:
         """Remove the file; packets are not waited for any more."""
