@@ -26,7 +26,7 @@ Who lives where, lowest first; a module imports only what stands above it in thi
 ``nfqueue``         the kernel's queue: read it, give verdicts, count every loss
 ``loop``            wait for the queue or for anything else; judge; wait again
 ``config/``         YAML -> settings, rules and their tests; packets in words; lint; the only importer of yaml
-``service/``        control socket, journal, sd_notify, records of packets, the kernel's side (hook), doctor
+``service/``        control socket, log, figures, recordings, reload, hand-over, the kernel's side (hook), doctor
 ``tools/``          what people ask: explain, rule tests, replay, import, comparisons; the only importers of scapy
 ``daemon``          the event loop that holds queue, control socket, signals and ticks together
 ``workers/``        several daemons, one a queue: what they tell each other, and one control socket for all
@@ -37,9 +37,11 @@ Core and shell: up to ``engine`` everything takes bytes and ``now`` and returns 
 random number; times are integers in nanoseconds from any steady origin. The shell (``nfqueue`` and above) reads the
 clock once a batch, counts, logs and answers.
 
-Two builds of one source: the modules from ``reason`` to ``loop`` are plain typed Python that mypyc compiles as one
-group at installation; they run uncompiled with the same results (``CTFW_PURE=1 pip install .``), and the same tests
-run against both. ``ctfw --version`` says which one runs.
+Two builds of one source: the modules from ``reason`` to ``loop``, but for what only prints, are plain typed Python that
+mypyc compiles as one group at installation; they run uncompiled with the same results (``CTFW_PURE=1 pip install .``),
+and the same tests run against both. ``ctfw --version`` says which one runs.
+
+The packages have such a page of their own, the first lines of their ``__init__.py``.
 """
 
 __version__ = "0.1.0"

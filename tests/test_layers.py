@@ -161,3 +161,11 @@ def test_the_page_itself_imports_nothing() -> None:
 def test_the_daemons_process_loads_no_scapy() -> None:
     program = "import sys, ctfw.cli, ctfw.daemon; print('scapy' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-P", "-c", program], text=True) == "False\n"
+
+
+@pytest.mark.parametrize("package", ["conntrack", "service", "tools", "workers"])
+def test_the_page_of_a_package_names_what_is_in_it(package: str) -> None:
+    inside = {name.removeprefix(f"ctfw.{package}.") for name in sources() if name.startswith(f"ctfw.{package}.")}
+    page = ast.get_docstring(sources()[f"ctfw.{package}"]) or ""
+    words = set(re.findall(r"[a-z0-9_]+", page))
+    assert sorted({name.partition(".")[0] for name in inside} - words) == []

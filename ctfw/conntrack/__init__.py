@@ -14,6 +14,10 @@ and keeps the table that it needs for that. It knows packets, time as a number, 
 ``expect``      connections that helpers announced
 ``helpers/``    FTP, SIP, PPTP and others: read a connection's payload, announce the next one
 ``tracker``     ties these together: ``track`` before the rules, ``confirm`` after them
+``killed``      connections that somebody cut: their packets are dropped until both ends have stopped
+``siblings``    the seam to the trackers of other workers
+``events``      NEW, UPDATE, DESTROY, for whoever listens
+``image``       a connection as bytes, and back, for the next daemon
 ``record``      a connection as the kernel prints it
 ==============  ========================================================================================================
 """
