@@ -15,5 +15,5 @@ file, by what they are for::
                    status, pulse, metrics, metric_families, textfile
     recordings     flight (the last minutes, in memory); recorder, record, record_file (every packet, in a file)
     doctor         doctor, finding, machine, units, directions
-    long work      aside, spool, whole_file; team: being one of several workers
+    long work      aside, beside, spool, whole_file; team: being one of several workers
 """
