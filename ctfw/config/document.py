@@ -295,6 +295,9 @@ def _report_syntax(wrong: yaml.MarkedYAMLError, report: Report) -> None:
     last = next((n for n in range(len(report.source.lines), 0, -1) if report.source.lines[n - 1].strip()), 1)
     if at.line > last:
         at = _At(report, last, len(report.source.lines[last - 1].rstrip()) + 1)
+    if "node content" in found and at.line == last and not report.source.lines[last - 1][at.column - 1 :].strip():
+        report.error(at, "the file ends within a list or a mapping", "a ']' or a '}' is missing")
+        return
     char = report.source.lines[at.line - 1][at.column - 1 : at.column]
     if char == "\t":
         found = "tab character"  # libyaml names it in one message of two
