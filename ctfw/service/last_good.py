@@ -63,6 +63,7 @@ class LastGood:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self._is_clear = False  # nothing is on trial there, as far as we know
 
     def begin(self, path: str, load: Callable[[str, Stored | None], Config]) -> Begun:
         """The configuration to start with. Raises ConfigError or OSError when there is none.
@@ -92,10 +93,15 @@ class LastGood:
 
     def end_trial(self) -> str:
         """What was tried, if anything was, is good or given up: a start goes by the file; why it will not, or ""."""
-        return self._remove(TRIAL)
+        if self._is_clear:
+            return ""
+        why = self._remove(TRIAL)
+        self._is_clear = not why
+        return why
 
     def try_out(self, stored: Stored, generation: int) -> str:
         """These rules will be in force without being good yet; why that cannot be written down, or ""."""
+        self._is_clear = False
         return self._write(TRIAL, {"format": FORMAT, "fingerprint": fingerprint(stored), "generation": generation})
 
     def is_on_trial(self, stored: Stored) -> bool:
