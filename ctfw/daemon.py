@@ -330,6 +330,7 @@ class Daemon:
         self.engine.ruleset.tick(now, time.time_ns())
         self._flight.tick(now)
         self._heat.tick(now)
+        self._reloading.panic.tick(now)
         if self._team is not None:
             self._team.tick()
         self._offload.tick(now)

@@ -163,7 +163,6 @@ class Reloading:
     def work(self) -> None:
         """Does what was asked for, and what is due; to be called between two turns of the loop."""
         try:
-            self.panic.tick(time.monotonic_ns())
             self._end_trial()
             self._keep()
             while self._wanted:

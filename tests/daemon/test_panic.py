@@ -50,6 +50,15 @@ def test_panic_ends_by_itself(net: Network, tmp_path: Path) -> None:
         wait_until(good.answered)
 
 
+def test_it_ends_by_itself_although_a_disk_stands_still(net: Network, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "last-good.json.new")  # to open it for writing takes until somebody reads
+    with Running(net, tmp_path, "--state", str(tmp_path)) as daemon, Datagrams(net, OPEN) as good:
+        daemon.ctfw("panic", "on", "--for", "1")
+        wait_until(lambda: "panic is over, the rules hold again: the time is over" in daemon.log())
+        wait_until(good.answered)
+        daemon.stop()
+
+
 def is_over(daemon: Running) -> bool:
     wait_until(lambda: "panic is over" in daemon.log())
     return True
