@@ -1,8 +1,10 @@
 """Real workers on the queues of --queue-balance: real packets, one control socket, a reload of all or of none."""
 
 import errno
+import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 from daemon.running import PATIENCE, RULES, Datagrams, Running, wait_until
 
 from ctfw.service.client import Client, ClientError
+from ctfw.tools.capture import read
 from lab.net import CLIENT, SERVER, Network
 
 pytestmark = pytest.mark.kernel
@@ -125,6 +128,19 @@ def test_each_has_a_log_of_its_own_and_status_counts_them_all(net: Network, tmp_
             return sum(len(log.read_bytes().splitlines()) for log in logs)
 
         wait_until(lambda: call(daemon, "status")["eve"]["written"] == written() >= flows)
+
+
+def test_each_records_into_a_file_of_its_own_and_status_counts_them_all(net: Network, tmp_path: Path) -> None:
+    file = tmp_path / "a.pcapng"
+    with Running(net, tmp_path, "--record", str(file), rules=WORKERS) as daemon:
+        for number in range(10, 30):
+            assert exchange(net, f"203.0.113.{number}") == 1
+        wait_until(lambda: call(daemon, "status")["record"]["written"] >= 40)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.process.wait(PATIENCE) == 0
+        received = sum(int(count) for count in re.findall(r"stopped: received=(\d+)", daemon.log()))
+    frames = [list(read(io.BytesIO(Path(f"{file}.{number}").read_bytes()))) for number in range(3)]
+    assert sum(map(len, frames)) == received
 
 
 def test_a_reload_is_for_all_or_for_none(net: Network, tmp_path: Path) -> None:
