@@ -22,6 +22,7 @@ MAX_WAITING: Final = 16384  # lines: about ten megabytes
 BATCH: Final = 1024  # lines of one write
 PAUSE: Final = 0.1  # seconds
 RETRY: Final = 1.0  # seconds between two attempts at a file that cannot be opened, and two looks at its name
+MODE: Final = 0o640  # of a new file, as in packaging/logrotate/ctfw
 
 
 class EveFile:
@@ -91,10 +92,22 @@ class EveFile:
         except OSError:
             pass  # moved away, and nothing in its place
         try:
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+            file = _opened(self.path)
         except OSError as error:
             self.error = error.strerror or str(error)
             file = -1
         if self._file >= 0:
             os.close(self._file)
         self._file = file
+
+
+def _opened(path: str) -> int:
+    """The file, to be written to its end. A new one is its group's to read, whatever the umask (the unit's is 0077)."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        file = os.open(path, flags | os.O_CREAT, MODE)
+        with contextlib.suppress(OSError):  # somebody else was faster, and it is his
+            os.fchmod(file, MODE)
+        return file

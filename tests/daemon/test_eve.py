@@ -218,6 +218,22 @@ def test_lines_are_in_the_file_when_it_is_closed(log: EveFile) -> None:
     assert os.stat(log.path).st_mode & 0o777 == 0o640
 
 
+def test_a_new_file_is_the_groups_to_read_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)  # as the unit's
+    try:
+        log = EveFile(str(tmp_path / "eve.json"))
+        log.write(b"{}")
+        log.close(10)
+    finally:
+        os.umask(before)
+    assert os.stat(log.path).st_mode & 0o777 == 0o640
+    os.chmod(log.path, 0o600)
+    log = EveFile(log.path)
+    log.write(b"{}")
+    log.close(10)
+    assert os.stat(log.path).st_mode & 0o777 == 0o600  # what is there keeps what its owner gave it
+
+
 def test_it_follows_when_logrotate_moves_the_file(log: EveFile) -> None:
     def write_until(path: str) -> None:
         def is_there() -> bool:
