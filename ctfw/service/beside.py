@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 
-def begin(work: Callable[..., None], *arguments: Any) -> threading.Thread:
+def begin(work: Callable[..., None], *arguments: Any, name: str | None = None) -> threading.Thread:
     """The thread that does it, which does not keep the process from its end. Raises OSError."""
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
     try:
         thread.start()
     except RuntimeError as error:  # "can't start new thread", without the reason

@@ -118,6 +118,37 @@ def test_nobody_waits_for_a_thread_that_does_not_end() -> None:
     wait_until(spool.is_over)
 
 
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+
+
+def test_where_no_thread_is_to_be_had_it_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list[str]()
+    no_thread(monkeypatch)
+    spool = Spool("test", 2, found.extend, lambda: found.append("finished"))
+    for piece in ("one", "two"):
+        assert spool.has_room()
+        spool.put(piece)
+    assert (spool.has_room(), spool.is_over(), found) == (False, False, [])
+    monkeypatch.undo()
+    wait_until(spool.has_room)
+    spool.close(LONG)
+    assert (found, spool.is_over()) == (["one", "two", "finished"], True)
+
+
+def test_what_waits_for_a_thread_until_the_end_is_written_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list[str]()
+    no_thread(monkeypatch)
+    spool = Spool("test", 2, found.extend, lambda: found.append("finished"))
+    spool.put("one")
+    monkeypatch.undo()
+    spool.close(LONG)
+    assert (found, spool.is_over()) == (["one", "finished"], True)
+
+
 # The recorder
 
 
