@@ -229,6 +229,7 @@ class Daemon:
         self._control.refused = audit.refused
 
         self._stopping = False
+        self._heard: set[int] = set()
         self._more_requests = False
         self._more_expired = False
         self._next_tick = self._started + TICK
@@ -405,7 +406,8 @@ class Daemon:
         self._selector.close()
         self._give_signals_back()
 
-    # Signals arrive as bytes on a socket, so that they wake the selector; the handlers only have to exist.
+    # Signals arrive as bytes on a socket, which wakes the selector. There is room for some hundred bytes: which signals
+    # there were the handlers say, whose number nobody can exceed.
 
     def _take_signals(self) -> None:
         self._wakeup, self._waker = socket.socketpair()
@@ -413,16 +415,20 @@ class Daemon:
             end.setblocking(False)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)  # first: one that comes now is told there
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame: None)
+            signal.signal(number, lambda number, frame: self._heard.add(number))
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
 
     def _give_signals_back(self) -> None:
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # the interpreter's end would take one for the process's
         signal.set_wakeup_fd(-1)
         self._wakeup.close()
         self._waker.close()
 
     def _signals(self, _mask: int) -> None:
-        for number in set(self._wakeup.recv(4096)):
+        self._wakeup.recv(4096)
+        heard, self._heard = self._heard, set()
+        for number in heard:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stopping = True
             elif number == signal.SIGHUP:

@@ -97,6 +97,7 @@ class Supervisor:
         self._reload: Generator[None, None, dict[str, Any]] | None = None
         self._wants_reload = False  # one more, with the file as it is now
         self._stopping = False
+        self._heard: set[int] = set()
         self._deadline = 0  # when workers that have not ended by then are made to
         self._code = 0
 
@@ -340,6 +341,8 @@ class Supervisor:
                     os.unlink(path)
         self._journal.log(f"stopped: {self._facts()}", NOTICE, kind=STOPPED)
         self._journal.close()
+        for ours in OURS:
+            signal.signal(ours, signal.SIG_IGN)  # the interpreter's end would take one for the process's
         signal.set_wakeup_fd(-1)
 
     def _take_signals(self) -> None:
@@ -348,11 +351,13 @@ class Supervisor:
             end.setblocking(False)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)  # first: one that comes now is told there
         for number in OURS:
-            signal.signal(number, lambda number, frame: None)
+            signal.signal(number, lambda number, frame: self._heard.add(number))
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._signals)
 
     def _signals(self, mask: int) -> None:
-        for number in set(self._wakeup.recv(4096)):
+        self._wakeup.recv(4096)  # has room for some hundred bytes, so what they say may not be all
+        heard, self._heard = self._heard, set()
+        for number in heard:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stopping = True
             elif number == signal.SIGHUP:

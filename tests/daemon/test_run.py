@@ -129,6 +129,26 @@ def test_a_signal_that_comes_as_soon_as_it_is_taken_is_heard(net: Network, tmp_p
         wait_until(lambda: "ctfw: stopped: " in daemon.log())
 
 
+def test_a_stop_is_heard_among_any_number_of_reloads(net: Network, tmp_path: Path) -> None:
+    changed = (
+        "import os, signal",
+        "take, own = self._take_signals, os.getpid()",
+        "self._take_signals = lambda: (take(), [os.kill(own, n) for n in 5000 * [signal.SIGHUP] + [signal.SIGTERM]])",
+    )
+    with Running(net, tmp_path, changed=changed) as daemon:
+        assert daemon.process.wait(PATIENCE) == 0
+
+
+def test_a_reload_that_is_asked_for_at_the_very_end_changes_nothing_about_it(net: Network, tmp_path: Path) -> None:
+    changed = (
+        "import os, signal, sys",
+        "class Last: __del__ = lambda last, kill=os.kill, own=os.getpid(): kill(own, 1)",
+        "sys.modules['last'] = Last()  # goes when the interpreter has given up its signals",
+    )
+    with Running(net, tmp_path, changed=changed) as daemon:
+        daemon.stop()
+
+
 @pytest.mark.parametrize("policy", ["accept", "drop"])
 def test_every_packet_is_answered_although_the_engine_raises(net: Network, tmp_path: Path, policy: str) -> None:
     rules = RULES + f"failure: {{error: {policy}}}\n"

@@ -66,6 +66,18 @@ def test_a_worker_hears_what_it_is_told_as_soon_as_it_lives(net: Network, tmp_pa
     assert re.search(r"worker [01] ended: pid=\d+ code=-15; all end", done.stderr)
 
 
+def test_a_stop_is_heard_among_any_number_of_reloads(net: Network, tmp_path: Path) -> None:
+    done = end_of(
+        net,
+        tmp_path,
+        "from ctfw.workers.supervisor import Supervisor",
+        "take, own = Supervisor._take_signals, os.getpid()",
+        "told = 5000 * [signal.SIGHUP] + [signal.SIGTERM]",
+        "Supervisor._take_signals = lambda self: (take(self), [os.kill(own, number) for number in told])",
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_end_that_all_are_told_at_once_is_one_in_order(net: Network, tmp_path: Path) -> None:
     """As systemd does, on a machine where the first that is told is the last that hears of it."""
     with Running(net, tmp_path, rules=WORKERS) as daemon:
