@@ -33,6 +33,7 @@ from ctfw.service.whole_file import replacing, sync_directory
 GOOD: Final = "last-good.json"
 TRIAL: Final = "on-trial.json"
 FORMAT: Final = 1
+LOOK: Final = 0.005  # seconds; an interrupt that was heard just ahead of the wait, or by another thread, ends none
 MOST_BYTES: Final = 256 << 20  # a rule file may draw in a thousand others; whoever wrote these had them in memory
 
 
@@ -184,7 +185,8 @@ def _in_a_thread(work: Callable[[], None]) -> str:
         _thread.start_new_thread(run, ())
     except RuntimeError as error:  # the system has none to give
         return str(error)
-    over.acquire()
+    while not over.acquire(timeout=LOOK):
+        pass
     return told[0] if told else "internal error"
 
 

@@ -1,7 +1,9 @@
 """Writing the last good rules is given up between any two steps: the daemon that is to stop does, and in order."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from ctfw.config import Stored
 from ctfw.service import last_good
-from ctfw.service.aside import Abandoned
+from ctfw.service.aside import Abandoned, Aside
 from ctfw.service.last_good import LastGood
 
 
@@ -47,3 +49,22 @@ def test_it_ends_at_once_wherever_it_was(tmp_path: Path) -> None:
             break
     assert step > 5
     assert os.listdir(directory) == [last_good.GOOD]
+
+
+def test_the_loop_turns_although_another_thread_hears_the_alarm() -> None:
+    """As when it comes between the last turn and the wait for the disk: nothing interrupts that then."""
+    turned, over = threading.Event(), threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+
+    def work() -> None:
+        if not turned.wait(10):
+            raise OSError(0, "the loop stood still", "disk")
+
+    try:
+        assert Aside(turned.set).run(lambda: last_good._in_a_thread(work)) == ""
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        over.set()
+        other.join()
