@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from daemon.fakekernel import ACCEPT, BAD, BUFFER, DROP, GOOD, FakeKernel, broken_engine, engine
+from daemon.fakekernel import ACCEPT, BAD, DROP, GOOD, FakeKernel, broken_engine
 from daemon.running import wait_until
 
 from ctfw.loop import PacketLoop
-from ctfw.nfqueue import Queue
 
 LONG = 60_000_000_000
 
@@ -21,9 +20,9 @@ LONG = 60_000_000_000
 class House:
     """A loop with its queue, and a pipe for all the others."""
 
-    def __init__(self, queue: Queue | None = None) -> None:
+    def __init__(self) -> None:
         self.kernel = FakeKernel()
-        self.queue = queue or self.kernel.queue()
+        self.queue = self.kernel.queue()
         self.others, self.bell = os.pipe()
         self.loop = PacketLoop(self.queue, self.kernel.theirs.fileno(), self.others, True)
 
@@ -80,24 +79,14 @@ def test_it_comes_back_with_an_error_of_ours(house: House) -> None:
     assert house.queue.last_error is not None
 
 
-class Full(socket.socket):
-    """A socket that takes nothing."""
-
-    def send(self, data: object, flags: int = 0, /) -> int:
+def test_it_comes_back_when_verdicts_cannot_leave(house: House) -> None:
+    def full(file: int, data: bytes) -> int:
         raise BlockingIOError(11, "no")
 
-
-def test_it_comes_back_when_verdicts_cannot_leave() -> None:
-    house = House()
-    sock = Full(fileno=house.kernel.theirs.detach())
-    sock.setblocking(False)
-    house.loop.close()
-    house.queue = Queue(sock, house.kernel.number, engine(), DROP, BUFFER)
-    house.loop = PacketLoop(house.queue, sock.fileno(), house.others, True)
+    house.queue._write_file = full
     house.kernel.give(GOOD)
     assert not house.serve()
     assert house.queue.blocked
-    house.close()
 
 
 def test_it_comes_back_when_a_young_collection_is_due(house: House) -> None:

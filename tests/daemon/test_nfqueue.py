@@ -1,6 +1,7 @@
 """The queue's messages: read whatever comes, answer every packet once, and count what got lost."""
 
 import errno
+import os
 import socket
 import struct
 from typing import Any
@@ -176,24 +177,18 @@ def test_one_is_read_and_answered_whole_and_the_others_stay(size: int) -> None:
     assert kernel.obey() == {1: DROP, 2: ACCEPT}
 
 
-class Stubborn(socket.socket):
-    """A socket whose next sends fail."""
-
-    failures: list[int]
-
-    def send(self, data: Any, flags: int = 0, /) -> int:
-        if self.failures:
-            raise OSError(self.failures.pop(0), "no")
-        return super().send(data, flags)
-
-
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM])
 def test_a_send_that_fails_is_repeated_before_anything_is_read(code: int) -> None:
     kernel = FakeKernel()
-    sock = Stubborn(fileno=kernel.theirs.detach())
-    sock.setblocking(False)
-    sock.failures = [code, code, code]
-    queue = Queue(sock, kernel.number, engine(), DROP, BUFFER)
+    queue = kernel.queue()
+    failures = [code, code, code]
+
+    def stubborn(file: int, data: bytes) -> int:
+        if failures:
+            raise OSError(failures.pop(0), "no")
+        return os.write(file, data)
+
+    queue._write_file = stubborn
     kernel.give(GOOD, BAD)
     queue.process(100)
     assert (queue.blocked, queue.pending, queue.answered) == (True, 2, 0)
