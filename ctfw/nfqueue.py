@@ -43,6 +43,7 @@ from ctfw.ruleset.verdict import ACCEPT, DROP
 FIRST: Final = 2  # packets of each direction of a connection that tell something about it
 BATCH: Final = 64  # packets per read and verdicts per send; beyond that a call is a percent of what its packets cost
 MAX_NAMES: Final = 4096
+NEAR: Final = 256  # interfaces below this index are found without a dictionary
 
 PACKET_MESSAGE: Final = 3 << 8  # NFNL_SUBSYS_QUEUE, NFQNL_MSG_PACKET
 CONFIG_MESSAGE: Final = 3 << 8 | 2
@@ -192,6 +193,7 @@ class Queue:
         self._last_id: i64 = 0
         self._unidentified: bool = False
         self._names: dict[int, str] = {}
+        self._near: list[str] = []
         self._outbox: list[bytes] = []
         self._run_open: bool = False
         self._run_verdict: i64 = 0
@@ -309,6 +311,7 @@ class Queue:
     def refresh_names(self) -> None:
         """Ask the kernel for the names of the interfaces again: they can be renamed."""
         self._names = dict(socket.if_nameindex())
+        self._near = [self._names.get(index, "") for index in range(NEAR)]
 
     def _datagram(self, data: bytes, at: i64, total: i64, now: i64) -> None:
         """The messages in data[at:total]."""
@@ -428,14 +431,18 @@ class Queue:
 
     def _name(self, index: i64) -> str:
         """The interface's name; "" for none, and for one that went away while its packet waited."""
-        if index == 0:
-            return ""
+        if index < NEAR:
+            near = self._near[index]
+            if near or index == 0:
+                return near
         name = self._names.get(index)
         if name is None:
+            unknown = {one: "" for one, known in self._names.items() if not known}
             self.refresh_names()
             name = self._names.get(index, "")
-            if len(self._names) < MAX_NAMES:
-                self._names[index] = name
+            if len(unknown) < MAX_NAMES:
+                unknown[index] = name
+            self._names = {**unknown, **self._names}
         return name
 
 

@@ -239,6 +239,35 @@ def test_everything_the_message_says_reaches_the_engine() -> None:
     assert now > 0
 
 
+def test_an_interface_has_the_name_that_the_kernel_gives_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its index is small or large; one that is not known is asked for, once."""
+    asked: list[dict[int, str]] = []
+    names = {2: "lan0", 3000: "ppp0"}
+
+    def if_nameindex() -> list[tuple[int, str]]:
+        asked.append(dict(names))
+        return list(names.items())
+
+    monkeypatch.setattr(socket, "if_nameindex", if_nameindex)
+    kernel = FakeKernel()
+    queue = kernel.queue()
+    seen = recorded(queue)
+
+    def between(indev: int, outdev: int) -> tuple[str, str]:
+        kernel.give_raw(packet_message(kernel.next_id(), udp(GOOD), indev=indev, outdev=outdev))
+        queue.process(100)
+        return seen[-1][4], seen[-1][5]
+
+    assert between(2, 3000) == ("lan0", "ppp0")
+    assert between(3000, 0) == ("ppp0", "")
+    assert len(asked) == 1
+    assert (between(7, 2), between(7, 4000), between(7, 4000)) == (("", "lan0"), ("", ""), ("", ""))
+    assert len(asked) == 3
+    names |= {2: "lan1", 7: "wan0", 4000: "ppp1"}
+    queue.refresh_names()
+    assert (between(2, 3000), between(7, 4000)) == (("lan1", "ppp0"), ("wan0", "ppp1"))
+
+
 def wrong_sum(port: int) -> bytes:
     packet = bytearray(udp(port, 20))
     packet[26:28] = b"\x12\x34"
