@@ -1,8 +1,11 @@
 """What systemd wants to hear from the daemon (sd_notify(3)), and what it shall keep; silent when systemd does not ask.
 
 The protocol is one datagram to the socket named in NOTIFY_SOCKET. It is spoken here rather than through a library:
-a service of Type=notify whose start-up depended on an optional package would never come up without it. Nothing is
-waited for: a notification that cannot be delivered now is lost, and the next one is not.
+a service of Type=notify whose start-up depended on an optional package would never come up without it.
+
+A notification that cannot be delivered now is lost, and the next one is not. Only for those of a start that nobody
+repeats (what to keep, what to forget, the first READY) a socket that is full is waited for, a while in all: without
+systemd's own setting ten messages fill it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,12 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping
+from typing import Final
+
+PATIENCE: Final = 1.0  # seconds, in the whole life of a Notifier
+_REST: Final = 0.001
 
 
 class Notifier:
@@ -21,6 +29,8 @@ class Notifier:
         self.watchdog_ns = 0
         self._address = environment.get("NOTIFY_SOCKET", "")
         self._sock: socket.socket | None = None
+        self._patience = PATIENCE
+        self._was_ready = False
         if not self._address:
             return
         if self._address.startswith("@"):  # the abstract namespace
@@ -37,7 +47,8 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Started, or done with a reload."""
-        self._send(f"READY=1\nSTATUS={status}")
+        self._send(f"READY=1\nSTATUS={status}", matters=not self._was_ready)
+        self._was_ready = True
 
     def reloading(self, now: int) -> None:
         """A reload begins, at ``now`` on the monotonic clock."""
@@ -65,16 +76,24 @@ class Notifier:
         FDPOLL=0: else systemd would poll it, and drop it silently at its first error, which a queue's socket has
         whenever it overflows.
         """
-        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptor)
+        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptor, matters=True)
 
     def drop(self, name: str) -> None:
         """Have systemd forget a descriptor that it keeps."""
-        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", matters=True)
 
-    def _send(self, state: str, descriptor: int = -1) -> None:
+    def _send(self, state: str, descriptor: int = -1, matters: bool = False) -> None:
         if self._sock is None:
             return
+        # Not socket.send_fds: in Python 3.11 it forgets the address.
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))] if descriptor >= 0 else []
         with contextlib.suppress(OSError):  # systemd is restarting or busy; there is nobody else to tell
-            # Not socket.send_fds: in Python 3.11 it forgets the address.
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))] if descriptor >= 0 else []
-            self._sock.sendmsg([state.encode()], rights, 0, self._address)
+            while True:
+                try:
+                    self._sock.sendmsg([state.encode()], rights, 0, self._address)
+                    return
+                except BlockingIOError:
+                    if not matters or self._patience <= 0:
+                        return
+                    time.sleep(_REST)
+                    self._patience -= _REST

@@ -1,9 +1,12 @@
 """The log: a packet in iptables' words, and nobody waits for a reader that does not read."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from daemon.fakekernel import BAD, GOOD, engine, udp
@@ -121,6 +124,41 @@ def test_a_watchdog_for_somebody_else_is_not_ours() -> None:
     ours = Notifier(environment | {"WATCHDOG_PID": str(os.getpid())})
     assert ours.watchdog_ns == 1_000_000_000
     ours.alive()  # nobody there: no error
+
+
+@pytest.mark.parametrize("said", ["READY=1", "FDSTORE=1", "FDSTOREREMOVE=1"])
+def test_what_nobody_repeats_waits_for_a_systemd_that_is_behind(tmp_path: Path, said: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, open(os.devnull) as file:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        for _ in range(1000):  # more than it takes: those are lost
+            notifier.status("busy")
+        heard: list[str] = []
+
+        def read() -> None:
+            while not heard or not heard[-1].startswith(said):
+                heard.append(systemd.recv(4096).decode())
+
+        reading = threading.Timer(0.05, read)
+        reading.start()
+        if said == "READY=1":
+            notifier.ready("")
+        elif said == "FDSTORE=1":
+            notifier.keep("queue-0", file.fileno())
+        else:
+            notifier.drop("queue-0")
+        reading.join()
+        assert heard[-1].startswith(said)
+
+
+def test_a_systemd_that_stands_still_is_waited_for_once(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        for _ in range(1000):  # a second each would be more than a test is given
+            notifier.drop("queue-0")
+        notifier.ready("")
 
 
 # --- how often ------------------------------------------------------------------------------------
