@@ -17,7 +17,7 @@ from typing import Any, Final
 from lab.net import SERVER, Network
 
 COMMAND: Final = (sys.executable, "-P", "-m", "ctfw")
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0  # seconds; as long as nothing is wrong, what takes them is the machine
 OPEN: Final = 5353  # RULES accept UDP to it
 SHUT: Final = 666
 RULES: Final = """

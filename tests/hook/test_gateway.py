@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kernel
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text(encoding="utf-8")
 BACKEND: Final = "iptables"
 AHEAD: Final = "version: 1\npolicy: {input: drop, forward: drop, output: accept}\n"
-PATIENCE: Final = 5.0
+PATIENCE: Final = 30.0
 
 
 def block(kind: str, name: str) -> str:

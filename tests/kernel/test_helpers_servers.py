@@ -24,7 +24,7 @@ from lab.net import CLIENT, CLIENT6, ENVIRONMENT, SERVER, SERVER6, Namespace, Ne
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server]
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 SILENCE = 0.7
 FILE = bytes(range(256)) * 512
 CTFW = (sys.executable, "-P", "-m", "ctfw")

@@ -33,7 +33,7 @@ from lab.net import BEYOND, CLIENT, GATEWAY, OUTSIDE, SERVER, SERVER6, Namespace
 CHECKOUT: Final = Path(__file__).resolve().parent.parent.parent
 RULES: Final = CHECKOUT / "rules.example.yaml"
 CTFW: Final = (sys.executable, "-P", "-m", "ctfw")
-PATIENCE: Final = 10.0  # seconds for the daemon to start, and to end
+PATIENCE: Final = 30.0  # seconds for the daemon to start, and to end
 
 PICTURE: Final = f"""
   client                                 gateway                                  server
