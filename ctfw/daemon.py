@@ -302,6 +302,8 @@ class Daemon:
         if self._loop.serve(0 if self._more_requests or self._more_expired else self._next_tick, is_listened_to):
             for key, mask in self._selector.select(0):
                 key.data(mask)
+        if self._heard:
+            self._heed()
         self._after_packets()
         more_events = self._events.step()
         self._more_requests = self._control.step() or more_events
@@ -407,7 +409,8 @@ class Daemon:
         self._give_signals_back()
 
     # Signals arrive as bytes on a socket, which wakes the selector. There is room for some hundred bytes: which signals
-    # there were the handlers say, whose number nobody can exceed.
+    # there were the handlers say, whose number nobody can exceed. A turn asks these whatever it has read: one within
+    # the handler of another signal (an alarm, see aside) may read a byte whose own handler comes only after it.
 
     def _take_signals(self) -> None:
         self._wakeup, self._waker = socket.socketpair()
@@ -427,6 +430,8 @@ class Daemon:
 
     def _signals(self, _mask: int) -> None:
         self._wakeup.recv(4096)
+
+    def _heed(self) -> None:
         heard, self._heard = self._heard, set()
         for number in heard:
             if number in (signal.SIGTERM, signal.SIGINT):

@@ -129,6 +129,23 @@ def test_a_signal_that_comes_as_soon_as_it_is_taken_is_heard(net: Network, tmp_p
         wait_until(lambda: "ctfw: stopped: " in daemon.log())
 
 
+def test_a_stop_that_comes_with_an_alarm_is_heard(net: Network, tmp_path: Path) -> None:
+    """The turn that the alarm brings about reads of the stop before its handler has run."""
+    at_once = (
+        "import os, signal",
+        "both = {signal.SIGALRM, signal.SIGTERM}",
+        "def work():",
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, both)",
+        "    for number in both: os.kill(os.getpid(), number)",
+        "    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)",
+        "    signal.setitimer(signal.ITIMER_REAL, 0)",  # this turn is the only one until the work is done
+        "begun = self._reloading.start",
+        "self._reloading.start = lambda: (begun(), self._aside.run(work))",
+    )
+    with Running(net, tmp_path, changed=at_once) as daemon:
+        assert daemon.process.wait(PATIENCE) == 0, daemon.log()
+
+
 def test_a_stop_is_heard_among_any_number_of_reloads(net: Network, tmp_path: Path) -> None:
     changed = (
         "import os, signal",
