@@ -40,7 +40,7 @@ ANYWHERE = {"bisect", "collections.abc", "typing", "mypy_extensions"}
 SOMEWHERE = {
     "ctfw.ruleset.schedule": {"datetime", "time"},  # what a second that it is told is called on the wall's clock
     "ctfw.conntrack.image": {"struct"},  # bytes are what it makes
-    "ctfw.nfqueue": {"errno", "socket", "sys", "time"},  # the shell: it reads the queue and the clock
+    "ctfw.nfqueue": {"errno", "os", "socket", "sys", "time"},  # the shell: it reads the queue and the clock
     "ctfw.receive": {"ctypes", "errno", "os", "socket", "struct"},  # the shell, too: the system call
     "ctfw.loop": {"gc", "select", "time"},  # the shell's innermost: it waits
 }
