@@ -57,14 +57,16 @@ class PacketLoop:
         ``Queue.process`` does.
         """
         queue = self._queue
+        now: i64 = time.monotonic_ns()
         while True:
-            left: i64 = until - time.monotonic_ns()
+            left: i64 = until - now
             alone = self._alone >= ALONE and self._alone % TOGETHER != 0
             if alone and self._may_wait and left > PATIENCE and not once:
                 self._alone += 1
                 if queue.process_one(True):
-                    if self._is_due():
+                    if queue.blocked or queue.last_error is not None:
                         return False
+                    now = queue.now  # garbage is looked for each eighth time, when the next ones are read together
                     continue
                 left = until - time.monotonic_ns()
             found = self._poll(left / _SECOND if left > 0 else 0, _MOST)
@@ -81,6 +83,7 @@ class PacketLoop:
                 return others
             if self._is_due():
                 return False
+            now = time.monotonic_ns()
 
     def _is_due(self) -> bool:
         """Has the caller something to do about the queue, or about garbage?"""

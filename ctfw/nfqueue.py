@@ -181,6 +181,7 @@ class Queue:
         self.rejects: bool = False  # the kernel's rules behind the queue answer packets that carry our mark
         self.blocked: bool = False  # the last send failed; process begins with its repetition
         self.idle: bool = False  # the last process left the socket empty
+        self.now: i64 = 0  # when the last ``process_one`` had read something
 
         # A socket's own methods do the same by way of arguments in tuples and a time-out: 500 instructions more a call.
         self._read_file: Callable[[int, int], bytes] = os.read
@@ -229,8 +230,8 @@ class Queue:
             done += got
             if not self.flush():
                 break
-            if got == 1 and done < budget:
-                # The read has seen the socket empty, and packets come one by one: the next one is not here yet.
+            if got < BATCH and done < budget:
+                # The read has seen the socket empty. To look again at once costs more than to ask who is ready.
                 self.idle = True
                 break
         return done
@@ -255,8 +256,10 @@ class Queue:
             if error.errno != errno.ENOBUFS:
                 raise
             self.overruns += 1
+            self.now = time.monotonic_ns()
             return 1
-        self._datagram(data, 0, len(data), time.monotonic_ns())
+        self.now = time.monotonic_ns()
+        self._datagram(data, 0, len(data), self.now)
         if self.ledger is not None:
             self.ledger[0] = self.received
         self.flush()
